@@ -1,0 +1,118 @@
+import http from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { createParser, type EventSourceMessage } from 'eventsource-parser'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import sse, { type SsePluginOptions } from '../lib/index.ts'
+
+/** Every wait in the tests ends: with what it waited for, or with this error. */
+const PATIENCE = 20_000
+
+export async function until<T> (condition: () => T | undefined | false, what = String(condition)): Promise<T> {
+  const end = Date.now() + PATIENCE
+  for (;;) {
+    const value = condition()
+    if (value !== undefined && value !== false) return value
+    if (Date.now() > end) throw new Error(`waited in vain for: ${what}`)
+    await new Promise(resolve => setTimeout(resolve, 5))
+  }
+}
+
+/** One SSE client over a real socket; the parser is eventsource-parser's. */
+export interface Client {
+  readonly status: number
+  readonly headers: http.IncomingHttpHeaders
+  /** The body so far. */
+  text: string
+  /** The events that fired, without gap events. */
+  readonly events: EventSourceMessage[]
+  readonly gaps: Array<{ id: string | undefined, reason: string, channels: string[] }>
+  readonly comments: string[]
+  readonly retries: number[]
+  /** The last event ID as a browser would keep it, id-only blocks included. */
+  lastEventId: string
+  /** The response has ended ('end'), or broke ('aborted'). */
+  closed: 'end' | 'aborted' | undefined
+  readonly response: http.IncomingMessage
+  /** Resolves with the first n events. */
+  first (n: number): Promise<EventSourceMessage[]>
+  /** Stops reading, so that the server's socket fills. */
+  pause (): void
+  resume (): void
+  /** Leaves. */
+  leave (): void
+}
+
+export function connect (url: string, { headers = {}, method = 'GET', body, lastEventId }: { headers?: http.OutgoingHttpHeaders, method?: string, body?: string, lastEventId?: string } = {}): Promise<Client> {
+  return new Promise((resolve, reject) => {
+    const request = http.request(url, {
+      method,
+      agent: false,
+      headers: { accept: 'text/event-stream', ...(lastEventId !== undefined && { 'last-event-id': lastEventId }), ...headers }
+    })
+    request.on('error', reject)
+    request.on('response', response => {
+      const client: Client = {
+        status: response.statusCode!,
+        headers: response.headers,
+        text: '',
+        events: [],
+        gaps: [],
+        comments: [],
+        retries: [],
+        lastEventId: lastEventId ?? '',
+        closed: undefined,
+        response,
+        async first (n) {
+          await until(() => client.events.length >= n || client.closed !== undefined, `event ${n} of ${url}`)
+          if (client.events.length < n) throw new Error(`closed after ${client.events.length} of ${n} events`)
+          return client.events.slice(0, n)
+        },
+        pause: () => { response.pause() },
+        resume: () => { response.resume() },
+        leave: () => { request.destroy() }
+      }
+      const parser = createParser({
+        onEvent (event) {
+          if (event.event === 'sse.gap') client.gaps.push({ id: event.id, ...JSON.parse(event.data) })
+          else client.events.push(event)
+        },
+        onComment: comment => client.comments.push(comment),
+        onRetry: retry => client.retries.push(retry)
+      })
+      response.setEncoding('utf8')
+      let line = ''
+      response.on('data', (chunk: string) => {
+        client.text += chunk
+        // The parser does not report blocks that have an id alone; a browser takes their id.
+        const lines = (line + chunk).split('\n')
+        line = lines.pop()!
+        for (const one of lines) if (one.startsWith('id: ')) client.lastEventId = one.slice(4)
+        parser.feed(chunk)
+      })
+      response.on('error', () => {})
+      response.on('end', () => { client.closed ??= 'end' })
+      response.on('close', () => { client.closed ??= 'aborted' })
+      resolve(client)
+    })
+    request.end(body)
+  })
+}
+
+/** An application with the plugin, closed with the test. Register routes, then `listen`. */
+export async function build (t: { teardown: (fn: () => unknown) => void }, options: SsePluginOptions = {}, server: FastifyServerOptions = {}): Promise<FastifyInstance> {
+  const app = Fastify(server)
+  t.teardown(() => app.close())
+  await app.register(sse, options)
+  return app
+}
+
+/** Listens on a free port of loopback and gives the base URL. */
+export async function listen (app: FastifyInstance): Promise<string> {
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return `http://127.0.0.1:${(app.server.address() as AddressInfo).port}`
+}
+
+/** The lines that an application logs, as objects: `Fastify(logger(lines))`. */
+export function logger (lines: any[], level = 'debug'): FastifyServerOptions {
+  return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
+}
