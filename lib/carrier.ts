@@ -3,8 +3,6 @@ import type { Writable } from 'node:stream'
 import type { Stream } from './stream.ts'
 
 type Listener = (...args: any[]) => void
-/** What Fastify's watch of the response listens to. */
-const WATCHED = ['close', 'end', 'error', 'finish', 'prefinish', 'complete', 'abort', 'request', 'aborted'] as const
 
 /**
  * What `reply.send()` is given in place of a stream: just enough of a Readable for Fastify to run its onSend hooks, set the headers and
@@ -15,8 +13,8 @@ export class Carrier {
   readonly #stream: Stream
   readonly #response: EventEmitter
   readonly #onOpen: () => void
-  /** The listeners that the response had when Fastify last put one on this payload. */
-  #before: Map<string, Set<Function>> | undefined
+  /** The listeners that the response had when somebody last began to watch this payload. */
+  #before: Map<string | symbol, Function[]> | undefined
 
   constructor (stream: Stream, response: EventEmitter, onOpen: () => void) {
     this.#stream = stream
@@ -32,21 +30,23 @@ export class Carrier {
     return destination
   }
 
-  /** Nothing is ever emitted; but Fastify calls this right before it watches the response. */
-  on (): this {
-    this.#before = new Map(WATCHED.map(event => [event, new Set(this.#response.rawListeners(event))]))
+  /** Nothing is ever emitted. But Fastify watches the payload, up to its 'close', right before it watches the response. */
+  on (event: string): this {
+    if (event === 'close') this.#before = new Map(this.#response.eventNames().map(name => [name, this.#response.rawListeners(name)]))
     return this
   }
 
   /**
    * Fastify watches a response to log "stream closed prematurely" when it closes before the payload ended, which is how every
    * SSE response closes. Its listeners also keep reply, payload and closures alive, 1.3 to 2 KB a stream. So what was put on the
-   * response since the last call of `on` goes; listeners of hooks and of applications are older, and stay.
+   * response since the payload was last watched goes; listeners of hooks and of applications are older, and stay.
    */
   #dropWatch (): void {
-    for (const [event, before] of this.#before ?? []) {
+    const before = this.#before
+    if (before === undefined) return
+    for (const event of this.#response.eventNames()) {
       for (const listener of this.#response.rawListeners(event)) {
-        if (!before.has(listener)) this.#response.removeListener(event, listener as Listener)
+        if (before.get(event)?.includes(listener) !== true) this.#response.removeListener(event, listener as Listener)
       }
     }
     this.#before = undefined

@@ -1,5 +1,5 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Carrier } from './carrier.ts'
 import type { Channel, StoredEventOf } from './channel.ts'
@@ -44,8 +44,9 @@ declare module 'fastify' {
   }
 }
 
-/** The stream of each reply that has one. */
-const streams = new WeakMap<FastifyReply, Stream>()
+/** Where a reply keeps its stream. */
+const kStream = Symbol('fastify-sse-channels.stream')
+type Reply = FastifyReply & { [kStream]: Stream | null }
 /** Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. */
 const failed = new WeakSet<FastifyReply>()
 
@@ -56,12 +57,13 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
 
   app.decorate('sse', registry as unknown as SseRegistry)
   app.decorateRequest('acceptsSse', acceptsSse)
-  app.decorateReply('sse', function (this: FastifyReply, ...args: unknown[]) {
+  app.decorateReply(kStream, null)
+  app.decorateReply('sse', function (this: Reply, ...args: unknown[]) {
     return open(registry, this, args)
   } as FastifyReply['sse'])
 
   app.addHook('onError', (request, reply, error, done) => {
-    onError(reply, error)
+    onError(reply as Reply)
     done()
   })
   app.addHook('preClose', () => drain(registry))
@@ -76,14 +78,14 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
 /** `app.register(sse, options)`: adds `reply.sse()`, `request.acceptsSse()` and `app.sse`. */
 export default fp(plugin, { fastify: '5.x', name: 'fastify-sse-channels' })
 
-function open (registry: Registry, reply: FastifyReply, args: unknown[]): FastifyReply | SseStream {
+function open (registry: Registry, reply: Reply, args: unknown[]): FastifyReply | SseStream {
   const { request } = reply
   const driven = args.length === 0 || isOptions(args[0])
   const source = driven ? undefined : args[0]
   try {
     const options = checkStreamOptions((driven ? args[0] : args[1]) as SseOptions | undefined ?? {})
     if (!driven) checkSource(source)
-    if (reply.sent || streams.has(reply) || reply.raw.headersSent) throw new SSE_ERR_ALREADY_SENT(request.method, request.url)
+    if (reply.sent || reply[kStream] !== null || reply.raw.headersSent) throw new SSE_ERR_ALREADY_SENT(request.method, request.url)
     if (registry.closing) throw new SSE_ERR_CLOSED('reply.sse()')
     const stream = admit(registry, reply, options)
     if (source !== undefined) attachSource(stream, source as SseSource)
@@ -96,7 +98,7 @@ function open (registry: Registry, reply: FastifyReply, args: unknown[]): Fastif
 }
 
 /** Counts the stream in, or answers with Retry-After. */
-function admit (registry: Registry, reply: FastifyReply, options: SseOptions): Stream {
+function admit (registry: Registry, reply: Reply, options: SseOptions): Stream {
   const { request } = reply
   const key = registry.admission.perKey ? registry.options.streamKey(request) : undefined
   try {
@@ -106,7 +108,7 @@ function admit (registry: Registry, reply: FastifyReply, options: SseOptions): S
     throw error
   }
   const stream = new Stream(registry, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
-  streams.set(reply, stream)
+  reply[kStream] = stream
   // It left before the handler ran, and 'close' with it; or it asked for the head alone.
   if (reply.raw.destroyed) stream.end('client')
   if (request.method === 'HEAD') stream.end('end')
@@ -133,16 +135,15 @@ function send (reply: FastifyReply, stream: Stream): void {
 
 /** In place of `reply.send` on a reply with a stream: Fastify passes it what the handler returns, and would warn about that stream. */
 function sendNothingElse (this: FastifyReply, payload?: unknown): FastifyReply {
-  const stream = streams.get(this)
-  if (payload === undefined || payload === stream) return this
+  if (payload === undefined || payload === (this as Reply)[kStream]) return this
   return (Object.getPrototypeOf(this) as FastifyReply).send.call(this, payload)
 }
 
 /** Fastify is about to answer with an error: the reply must not count as sent any more, and what was to come is off. */
-function onError (reply: FastifyReply, error: FastifyError): void {
+function onError (reply: Reply): void {
   failed.add(reply)
-  const stream = streams.get(reply)
-  if (stream === undefined) return
+  const stream = reply[kStream]
+  if (stream === null) return
   if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
   stream.end('error')
 }
@@ -151,8 +152,8 @@ const HANDLER_ERROR = 'tracing:fastify.request.handler:error'
 
 /** A handler that threw after reply.sse(): Fastify cannot answer any more, and tells nobody but this channel. */
 function onHandlerError (message: unknown): void {
-  const { reply, error } = message as { reply: FastifyReply, error: unknown }
-  streams.get(reply)?.fail(error)
+  const { reply, error } = message as { reply: Partial<Reply>, error: unknown }
+  reply[kStream]?.fail(error)
 }
 
 /** From preClose on: tells every stream to come back later, waits for the sockets, and destroys the rest. */

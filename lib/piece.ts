@@ -16,8 +16,8 @@ export interface Frame {
   readonly body: Buffer
 }
 
-/** @param bytes the text's length in UTF-8: known to every caller, and counting it again would cost as much as encoding it */
-export function makeFrame (text: string, bytes: number): Frame {
+/** @param bytes the text's length in UTF-8, where it is known */
+export function makeFrame (text: string, bytes = Buffer.byteLength(text)): Frame {
   const size = bytes.toString(16) + '\r\n'
   const chunk = Buffer.from(size + text + '\r\n')
   return { chunk, body: chunk.subarray(size.length, -2) }

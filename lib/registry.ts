@@ -4,6 +4,7 @@ import { Admission } from './admission.ts'
 import type { Backplane, Entry, Receiver } from './backplane.ts'
 import { ChannelHandle, type Channel, type PublishEvent, type SseChannels } from './channel.ts'
 import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, received } from './errors.ts'
+import { Delivery } from './delivery.ts'
 import { checkFields, encodeCursor, encodeEvent, storedEvent, type EventFields, type SseEvent, type StoredEvent } from './event.ts'
 import { History } from './history.ts'
 import type { ResolvedOptions } from './options.ts'
@@ -74,11 +75,6 @@ export interface SseStats {
   backplane: 'up' | 'down'
 }
 
-/** A stream is written this many pieces to before the next one has its turn. */
-const PIECES_A_VISIT = 4
-/** A pass holds the event loop no longer than this, in ms. */
-const PASS_SLICE = 5
-
 export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegistry, Receiver {
   readonly streams = new Set<Stream>()
   readonly history: History
@@ -86,8 +82,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   readonly admission: Admission
   readonly sweep: Sweep
   readonly pieces: Pieces
-  /** performance.now() at the last pass or sweep: near enough for heartbeats, and free. */
-  now = performance.now()
+  readonly delivery: Delivery
   /** From preClose on. */
   closing = false
   /** Streams whose cursor lies before this position are sent a fresh one. */
@@ -110,15 +105,6 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   #backplaneState: 'up' | 'down' = 'up'
   #closed = false
 
-  /** Streams and channels that wait for the next pass. */
-  #readyStreams: Stream[] = []
-  #readyChannels: Members[] = []
-  #scheduled = false
-  /** The pass: its streams, how far it is, and the head at which it began. */
-  #pass: Stream[] = []
-  #visited = 0
-  #passHead = 0
-
   /** Position and bytes at which cursors were last refreshed. */
   #refreshedAt = 0
   #appendedBytes = 0
@@ -130,9 +116,10 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     this.#backplane = backplane
     this.#log = log
     this.admission = new Admission(options)
-    this.sweep = new Sweep(() => { this.now = performance.now() })
+    this.sweep = new Sweep(() => this.delivery.tick())
     this.history = new History(options.history, (a, b) => backplane.compare(a, b), (channels, position) => this.#evicted(channels, position))
     this.pieces = new Pieces(this.history, options.parse)
+    this.delivery = new Delivery(this.history, this.pieces)
   }
 
   // What an application calls
@@ -205,19 +192,17 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     const position = this.history.append(entry, performance.now() - age)
     for (const name of entry.channels) {
       const members = this.#members.get(name)
-      if (members === undefined || members.ready) continue
-      members.ready = true
-      this.#readyChannels.push(members)
+      if (members !== undefined) this.delivery.channel(members)
     }
     this.#appendedBytes += this.history.at(position).bytes
     this.#refreshCursors()
-    this.#schedule()
+    this.delivery.schedule()
   }
 
   reset (cursor: string): void {
     this.history.mark(cursor, performance.now())
     for (const stream of this.streams) this.ready(stream)
-    this.#schedule()
+    this.delivery.schedule()
   }
 
   up (): void {
@@ -246,13 +231,13 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
 
   // What a stream calls
 
-  /** Puts a stream on the ready list: the next pass moves it forward. */
+  /** The next pass moves the stream forward. */
   ready (stream: Stream): void {
-    if (stream.ready) return
-    stream.ready = true
-    this.#readyStreams.push(stream)
-    this.#schedule()
+    this.delivery.stream(stream)
   }
+
+  /** ms, near enough for heartbeats, and free. */
+  get now (): number { return this.delivery.now }
 
   join (name: string, stream: Stream): Members {
     let members = this.#members.get(name)
@@ -307,71 +292,9 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   headFrame (): Frame {
     const position = this.history.head
     if (this.#headFrame?.position !== position) {
-      const text = encodeCursor(this.cursor)
-      this.#headFrame = { position, frame: makeFrame(text, Buffer.byteLength(text)) }
+      this.#headFrame = { position, frame: makeFrame(encodeCursor(this.cursor)) }
     }
     return this.#headFrame.frame
-  }
-
-  // The delivery pass
-
-  #schedule (): void {
-    if (this.#scheduled) return
-    if (this.#readyStreams.length === 0 && this.#readyChannels.length === 0) {
-      // Nobody waits for what was appended.
-      this.history.release(this.history.head, performance.now())
-      return
-    }
-    this.#scheduled = true
-    setImmediate(() => this.#run())
-  }
-
-  /** One slice of the pass; a pass whose streams are all visited begins anew. */
-  #run (): void {
-    this.now = performance.now()
-    if (this.#pass.length === 0) this.#begin()
-    const end = this.now + PASS_SLICE
-    while (this.#visited < this.#pass.length) {
-      const stream = this.#pass[this.#visited++]!
-      stream.ready = false
-      if (stream.advance(PIECES_A_VISIT)) {
-        // Evicting waits until every stream that can take it was offered all that was there when the pass began.
-        if (stream.position < this.#passHead) this.#again(stream)
-        else this.ready(stream)
-      }
-      if (this.#visited % 8 === 0 && performance.now() > end && this.#visited < this.#pass.length) {
-        setImmediate(() => this.#run())
-        return
-      }
-    }
-    this.#pass = []
-    this.pieces.clear()
-    this.#scheduled = false
-    this.history.release(this.#passHead, this.now)
-    if (this.#readyStreams.length > 0 || this.#readyChannels.length > 0) this.#schedule()
-  }
-
-  #begin (): void {
-    const streams = this.#readyStreams
-    const channels = this.#readyChannels
-    this.#readyStreams = []
-    this.#readyChannels = []
-    for (const members of channels) {
-      members.ready = false
-      for (const stream of members.streams) {
-        if (stream.ready) continue
-        stream.ready = true
-        streams.push(stream)
-      }
-    }
-    this.#pass = streams
-    this.#visited = 0
-    this.#passHead = this.history.head
-  }
-
-  #again (stream: Stream): void {
-    stream.ready = true
-    this.#pass.push(stream)
   }
 
   #evicted (channels: readonly string[], position: number): void {
@@ -393,7 +316,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     this.staleBefore = this.#refreshedAt
     this.#refreshedAt = head
     this.#appendedBytes = 0
-    for (const stream of this.streams) if (stream.cursor < this.staleBefore) this.ready(stream)
+    for (const stream of this.streams) if (stream.reader !== undefined && stream.reader.cursor < this.staleBefore) this.ready(stream)
   }
 }
 

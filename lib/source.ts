@@ -33,7 +33,7 @@ export function checkSource (source: unknown): asserts source is SseSource {
 /** Channels are joined now, so that nothing is missed while onSend hooks run; anything else starts when the stream opens. */
 export function attachSource (stream: Stream, source: SseSource): void {
   if (isChannels(source)) stream.subscribe(source)
-  else stream.setSource(() => { run(stream, source).catch(error => stream.fail(error)) })
+  else stream.onOpen(() => { run(stream, source).catch(error => stream.fail(error)) })
 }
 
 /** Tells a source that nobody will read it. */
@@ -54,7 +54,7 @@ async function run (stream: Stream, source: Exclude<SseSource, Channel | readonl
 async function feed (stream: Stream, source: Iterable<unknown> | AsyncIterable<unknown> | ReadableStream): Promise<void> {
   const { next, stop } = open(source)
   let ended = false
-  stream.onStop(() => {
+  stream.onClose(() => {
     if (ended) return
     // Told, not waited for: a generator that awaits something answers only then.
     try {

@@ -1,14 +1,15 @@
-import { ServerResponse } from 'node:http'
-import { Socket } from 'node:net'
+import type { ServerResponse } from 'node:http'
 import type { Writable } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
 import { ChannelHandle, type Channel, type StoredEventOf } from './channel.ts'
 import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, received } from './errors.ts'
-import { encodeComment, encodeCursor, encodeEvent, encodeRetry, isRetry, type SseEvent } from './event.ts'
+import { encodeComment, encodeEvent, encodeRetry, isRetry, type SseEvent } from './event.ts'
 import { checkStreamOptions, type SseOptions, type SubscribeOptions } from './options.ts'
+import { Outlet, type OutletOwner } from './outlet.ts'
 import { makeFrame, PIECE_BYTES, type Frame } from './piece.ts'
+import { Reader } from './reader.ts'
 import type { Registry } from './registry.ts'
-import { findStart, type Filter, type GapReason, type Subscription } from './subscription.ts'
+import type { GapReason } from './subscription.ts'
 import type { Swept } from './sweep.ts'
 
 /**
@@ -63,7 +64,7 @@ function defer<T> (): Deferred<T> {
 
 const YES = Promise.resolve(true)
 const NO = Promise.resolve(false)
-const NO_SUBSCRIPTIONS: readonly Subscription[] = []
+const HEARTBEAT = makeFrame(encodeComment(''))
 
 /** What the plugin knows of a stream when it makes one. */
 export interface StreamInit {
@@ -75,32 +76,21 @@ export interface StreamInit {
   readonly options: SseOptions
 }
 
-export class Stream implements SseStream, Swept {
+export class Stream implements SseStream, Swept, OutletOwner {
   readonly request: FastifyRequest
   readonly lastEventId: string | null
   state: SseStream['state'] = 'opening'
-  blocked = false
   /** It is on the ready list. */
   ready = false
-  /** Where it stands in the history. */
-  position = 0
-  /** The position that the client's cursor names. */
-  cursor = 0
+  /** Its place in the history, once it has a channel. */
+  reader: Reader | undefined
 
   readonly #registry: Registry
   readonly #options: SseOptions
   readonly #key: unknown
-  readonly #openedAt: number
+  readonly #startedAt = performance.now()
   readonly #maxAge: number
-  #response: Writable
-  /** The response is node:http's own, so that its socket may be written to. */
-  #native = false
-  #subscriptions = NO_SUBSCRIPTIONS
-  /** The first pass has sent the cursor of its position. */
-  #primed = false
-  /** The client's Last-Event-ID has been used. */
-  #resumed = false
-  #gaps: Array<{ reason: GapReason, channels: string[] }> | undefined
+  #outlet: Outlet | undefined
   /** Its own events that wait, encoded. */
   #own = ''
   #ownBytes = 0
@@ -110,11 +100,9 @@ export class Stream implements SseStream, Swept {
   #lastWrite = 0
   /** The next pass sends a heartbeat, if it has nothing else to send. */
   #heartbeatDue = false
-  /** Since when the socket is full, or the response ended and not flushed. */
-  #stalledSince = 0
   #reason: CloseReason | undefined
+  #startSource: (() => void) | undefined
   #stopSource: (() => void) | undefined
-  #start: (() => void) | undefined
   #abort: AbortController | undefined
   #closed: Deferred<CloseReason> | undefined
   #room: Deferred<boolean> | undefined
@@ -127,16 +115,17 @@ export class Stream implements SseStream, Swept {
     this.lastEventId = lastEventId
     this.#key = key
     this.#options = options
-    this.#response = response
-    this.#openedAt = performance.now()
-    const maxAge = options.maxAge ?? registry.options.maxAge
-    this.#maxAge = maxAge * (0.9 + 0.1 * Math.random())
+    // Streams that were opened together must not come back together.
+    this.#maxAge = (options.maxAge ?? registry.options.maxAge) * (0.9 + 0.1 * Math.random())
     registry.streams.add(this)
+    // The response's own 'close' is the one sign of a client that left which every method and protocol gives.
     response.on('close', () => this.#gone())
   }
 
+  get blocked (): boolean { return this.#outlet?.blocked ?? false }
+
   get channels (): ReadonlySet<string> {
-    return new Set(this.#subscriptions.map(({ members }) => members.name))
+    return new Set(this.reader?.subscriptions.map(({ members }) => members.name))
   }
 
   get signal (): AbortSignal {
@@ -151,16 +140,23 @@ export class Stream implements SseStream, Swept {
     return this.#closed.promise
   }
 
-  // Own events
+  /** Resolves when the response is closed. */
+  get done (): Promise<void> {
+    this.#done ??= defer()
+    if (this.#isDone) this.#done.resolve()
+    return this.#done.promise
+  }
+
+  // Its own events
 
   send (event: SseEvent | string): Promise<boolean> {
     if (this.state === 'closed') return NO
     try {
       const fields = this.#registry.checkEvent(event)
-      if (fields.id !== undefined && this.#subscriptions.length > 0) {
+      if (fields.id !== undefined && this.#subscribed) {
         throw new SSE_ERR_INVALID_EVENT('id', 'is not for send() on a subscribed stream: ids belong to the log there', received(fields.id))
       }
-      return this.#take(encodeEvent(fields), 1)
+      return this.#queue(encodeEvent(fields))
     } catch (error) {
       return this.#registry.logged(Promise.reject(error), 'send failed', this.request.log)
     }
@@ -170,11 +166,11 @@ export class Stream implements SseStream, Swept {
     return this.send({ comment: text })
   }
 
-  /** Queues encoded text; it leaves with the next pass, or at once where a piece is full. */
-  #take (text: string, events: number): Promise<boolean> {
+  /** What is queued leaves with the next pass, or at once where it fills a piece. */
+  #queue (text: string): Promise<boolean> {
     this.#own += text
     this.#ownBytes += Buffer.byteLength(text)
-    this.#ownEvents += events
+    this.#ownEvents++
     if (this.state === 'open' && !this.blocked) {
       if (this.#ownBytes >= PIECE_BYTES) this.#flushOwn()
       else this.#registry.ready(this)
@@ -182,245 +178,18 @@ export class Stream implements SseStream, Swept {
       this.end('overflow')
       return NO
     }
-    if (this.state === 'open' && !this.blocked && this.#ownBytes < PIECE_BYTES) return YES
+    if (this.state === 'open' && !this.blocked) return YES
     this.#room ??= defer()
     return this.#room.promise
   }
 
   #flushOwn (): void {
+    if (this.#own === '') return
     const frame = makeFrame(this.#own, this.#ownBytes)
     this.#events += this.#ownEvents
     this.#own = ''
     this.#ownBytes = this.#ownEvents = 0
     this.#write(frame)
-  }
-
-  // Channels
-
-  subscribe (channel: Channel<any> | ReadonlyArray<Channel<any>>, options?: SubscribeOptions<any>): this {
-    const names = this.#names(channel)
-    const { lastEventId, rewind = this.#options.rewind, filter = this.#options.filter } = checkStreamOptions(options ?? {})
-    if (this.state === 'closed') return this
-    const { history } = this.#registry
-    const joined = this.#subscriptions
-    const fresh = names.filter(name => !joined.some(({ members }) => members.name === name))
-    const cursor = lastEventId !== undefined ? lastEventId : this.#resumed ? null : this.lastEventId
-    const start = findStart(history, names, cursor, rewind)
-    let { gap } = start
-    // What a channel that is joined later carried since the client's Last-Event-ID is not known to it.
-    if (lastEventId === undefined && this.#resumed && this.lastEventId !== null && fresh.length > 0) gap = 'unknown'
-    if (gap !== undefined) this.#addGap(gap, lastEventId === undefined ? fresh : names)
-
-    const back = joined.length > 0 && start.from < this.position
-    const others = joined.filter(({ members }) => !names.includes(members.name))
-      .map(other => back ? { ...other, from: Math.max(other.from, this.position) } : other)
-    if (joined.length === 0 || back) this.position = start.from
-    this.#subscriptions = [...others, ...names.map(name => {
-      const old = joined.find(({ members }) => members.name === name)
-      const members = old?.members ?? this.#registry.join(name, this)
-      if (old !== undefined && lastEventId === undefined) return { ...old, filter: filter as Filter | undefined }
-      return { members, from: start.from, filter: filter as Filter | undefined, ahead: start.ahead }
-    })]
-    if (start.ahead !== undefined) this.#hold()
-    this.#registry.ready(this)
-    return this
-  }
-
-  unsubscribe (channel: Channel | readonly Channel[]): this {
-    const names = this.#names(channel)
-    const left = this.#subscriptions.filter(({ members }) => names.includes(members.name))
-    this.#subscriptions = this.#subscriptions.filter(subscription => !left.includes(subscription))
-    if (this.#subscriptions.length === 0) this.#primed = false
-    for (const { members } of left) this.#registry.leave(members, this)
-    return this
-  }
-
-  #names (channel: Channel | readonly Channel[]): string[] {
-    const channels: readonly unknown[] = Array.isArray(channel) ? channel : [channel]
-    return [...new Set(channels.map(one => {
-      if (one instanceof ChannelHandle && one.host === this.#registry) return one.name
-      throw new SSE_ERR_INVALID_CHANNEL('a channel of this application (app.sse.channel(name))', received(one))
-    }))]
-  }
-
-  #addGap (reason: GapReason, channels: readonly string[]): void {
-    const same = this.#gaps?.find(gap => gap.reason === reason)
-    if (same === undefined) (this.#gaps ??= []).push({ reason, channels: [...channels] })
-    else same.channels = [...new Set([...same.channels, ...channels])]
-  }
-
-  /** The client comes from a process that has read more: wait until this one has read as much, and look again. */
-  #hold (): void {
-    this.#registry.sync().then(() => {
-      if (this.state === 'closed') return
-      this.#subscriptions = this.#subscriptions.map(subscription => {
-        const { ahead, members } = subscription
-        if (ahead === undefined) return subscription
-        const { position, state } = this.#registry.history.find(ahead)
-        if (state === 'good') return { ...subscription, from: position, ahead: undefined }
-        this.#addGap('unknown', [members.name])
-        return { ...subscription, ahead: undefined }
-      })
-      // The first cursor that the client gets must not be older than its own.
-      this.position = Math.max(this.position, Math.min(...this.#subscriptions.map(({ from }) => from)))
-      this.#registry.ready(this)
-    }, () => {})
-  }
-
-  get #held (): boolean {
-    return this.#subscriptions.some(({ ahead }) => ahead !== undefined)
-  }
-
-  // Moving forward
-
-  /**
-   * Writes what lies after its position, this many pieces at most, unless the socket is full before: the one function by which
-   * live events, catching up and replay reach a client.
-   * @returns whether there is more to write now
-   */
-  advance (pieces: number): boolean {
-    if (this.state !== 'open' || this.blocked) return false
-    try {
-      if (this.#subscriptions.length > 0 && !this.#held) return this.#advance(pieces)
-      if (this.#own !== '') this.#flushOwn()
-      else if (this.#heartbeatDue) this.#write(HEARTBEAT)
-      this.#makeRoom()
-      return false
-    } catch (error) {
-      this.fail(error)
-      return false
-    }
-  }
-
-  #advance (pieces: number): boolean {
-    const { history } = this.#registry
-    if (this.position < history.first) this.#catchUp()
-    this.#resumed = true
-    let before = this.#gapText()
-    if (!this.#primed) {
-      this.#primed = true
-      this.cursor = this.position
-      before ||= encodeCursor(history.cursorBefore(this.position))
-    }
-    if (before !== '') {
-      this.#own = before + this.#own
-      this.#ownBytes += Buffer.byteLength(before)
-    }
-    if (this.#own !== '') this.#flushOwn()
-    this.#makeRoom()
-    for (; pieces > 0 && !this.blocked && this.position < history.head; pieces--) {
-      const marker = history.markers.find(position => position >= this.position) ?? history.head
-      if (marker === this.position) {
-        this.position++
-        this.#addGap('reset', [...this.channels])
-        const text = this.#gapText()
-        this.#write(makeFrame(text, Buffer.byteLength(text)))
-        continue
-      }
-      const piece = this.#registry.pieces.get(this.#subscriptions, this.position, marker)
-      if (this.state !== 'open') return false // a filter closed it
-      this.position = piece.next
-      if (piece.frame === undefined) continue
-      this.cursor = piece.cursor
-      this.#events += piece.events
-      this.#registry.counters.delivered += piece.events
-      this.#write(piece.frame)
-    }
-    if (this.blocked) return false
-    if (this.position < history.head) return true
-    if (this.#heartbeatDue || this.cursor < this.#registry.staleBefore) this.#writeCursor()
-    return false
-  }
-
-  /** What it stands at was evicted. Nothing of its channels: it steps over. Else it is told, and goes on in the middle, or it would soon fall off again. */
-  #catchUp (): void {
-    const { history } = this.#registry
-    if (history.evictedMarker >= this.position) this.#addGap('reset', [...this.channels])
-    const lost = this.#subscriptions.filter(({ members, from }) => members.evicted >= Math.max(from, this.position))
-    if (lost.length === 0) {
-      this.position = history.first
-      return
-    }
-    const behind = history.head - this.position
-    this.#addGap('overrun', lost.map(({ members }) => members.name))
-    this.position = history.first + (history.events >> 1)
-    this.request.log.debug({ behind, lastCursor: history.cursorBefore(this.position) }, 'stream overrun')
-  }
-
-  /** The gap events that are due, and counts them as told. */
-  #gapText (): string {
-    if (this.#gaps === undefined) return ''
-    const id = this.#registry.history.cursorBefore(this.position)
-    let text = ''
-    for (const { reason, channels } of this.#gaps) {
-      text += encodeEvent({ id, event: 'sse.gap', data: JSON.stringify({ reason, channels }) })
-      this.#events++
-      this.#registry.counters.gaps++
-      this.#registry.announce('gap', { stream: this, reason, channels })
-      this.request.log.debug({ reason, channels, cursor: id, lastEventId: this.lastEventId }, 'stream gap')
-    }
-    this.#gaps = undefined
-    this.cursor = this.position
-    return text
-  }
-
-  #writeCursor (): void {
-    this.cursor = this.position
-    this.#write(this.#registry.headFrame())
-  }
-
-  // The socket
-
-  #write (frame: Frame): void {
-    const socket = this.#socket()
-    const ok = socket !== undefined ? socket.write(frame.chunk) : this.#response.write(frame.body)
-    this.#bytes += frame.body.length
-    this.#registry.counters.bytesWritten += frame.body.length
-    this.#lastWrite = this.#registry.now
-    this.#heartbeatDue = false
-    // An answer of false alone only says that the write passed Node's mark: often the system has taken all of it.
-    const taker = socket ?? this.#response
-    if (!ok && taker.writableLength > 0) this.#block(taker)
-  }
-
-  /**
-   * The socket, where writing a whole chunk to it is the same as response.write() and costs a third less. Looked up at each write:
-   * a pipelined request has none at first, and somebody may have replaced response.write.
-   */
-  #socket (): Socket | undefined {
-    if (!this.#native) return undefined
-    const response = this.#response as ServerResponse
-    const { socket } = response
-    return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === 0 &&
-      response.write === ServerResponse.prototype.write
-      ? socket
-      : undefined
-  }
-
-  #block (taker: Writable): void {
-    this.blocked = true
-    this.#stalledSince = performance.now()
-    this.#registry.counters.blocked++
-    this.#logBlocked('stream blocked')
-    taker.once('drain', () => {
-      if (!this.blocked) return
-      this.#unblock()
-      if (this.state !== 'open') return
-      this.#logBlocked('stream resumed')
-      this.#registry.ready(this)
-    })
-  }
-
-  #unblock (): void {
-    if (!this.blocked) return
-    this.blocked = false
-    this.#registry.counters.blocked--
-  }
-
-  #logBlocked (what: string): void {
-    const { history } = this.#registry
-    if (this.#subscriptions.length === 0) this.request.log.debug(what)
-    else this.request.log.debug({ cursor: history.cursorBefore(this.position), behind: history.head - this.position }, what)
   }
 
   #makeRoom (): void {
@@ -429,67 +198,180 @@ export class Stream implements SseStream, Swept {
     this.#room = undefined
   }
 
-  /** Called by the sweep. */
+  // Channels
+
+  subscribe (channel: Channel<any> | ReadonlyArray<Channel<any>>, options: SubscribeOptions<any> = {}): this {
+    const names = this.#names(channel)
+    const { lastEventId, rewind = this.#options.rewind, filter = this.#options.filter } = checkStreamOptions(options)
+    if (this.state === 'closed') return this
+    this.reader ??= new Reader(this.#registry, this)
+    this.reader.join(names, { lastEventId, rewind, filter })
+    this.#registry.ready(this)
+    return this
+  }
+
+  unsubscribe (channel: Channel | readonly Channel[]): this {
+    const names = this.#names(channel)
+    this.reader?.leave(names)
+    return this
+  }
+
+  #names (channel: Channel | readonly Channel[]): string[] {
+    const channels: readonly unknown[] = Array.isArray(channel) ? channel : [channel]
+    return [...new Set(channels.map(one => {
+      if (one instanceof ChannelHandle && one.host === this.#registry) return one.name
+      throw new SSE_ERR_INVALID_CHANNEL('a channel of this application, app.sse.channel(name)', received(one))
+    }))]
+  }
+
+  get #subscribed (): boolean {
+    return this.reader !== undefined && this.reader.subscriptions.length > 0
+  }
+
+  /** Called by the reader for each gap event that it puts on the wire. */
+  toldGap (reason: GapReason, channels: readonly string[], cursor: string): void {
+    this.#events++
+    this.#registry.counters.gaps++
+    this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId, ...this.#behind() }, 'stream gap')
+    this.#registry.announce('gap', { stream: this, reason, channels })
+  }
+
+  /** How far behind the head it is, for the log. */
+  #behind (): { behind?: number } {
+    return this.#subscribed ? { behind: this.#registry.history.head - this.reader!.position } : {}
+  }
+
+  // Moving forward
+
+  /**
+   * Writes gaps, own events and what lies after its position, so many pieces at most, until the socket is full: the one function by
+   * which live events, catching up and replay reach a client.
+   * @returns whether there is more to write now
+   */
+  advance (pieces: number): boolean {
+    if (this.state !== 'open' || this.blocked) return false
+    try {
+      return this.#advance(pieces)
+    } catch (error) {
+      this.fail(error)
+      return false
+    }
+  }
+
+  #advance (pieces: number): boolean {
+    const reader = this.#subscribed && !this.reader!.held ? this.reader! : undefined
+    if (reader !== undefined) {
+      const prologue = reader.prologue()
+      if (this.#reason !== undefined) return false // a listener of 'gap' closed it
+      this.#own = prologue + this.#own
+      this.#ownBytes += Buffer.byteLength(prologue)
+    }
+    this.#flushOwn()
+    this.#makeRoom()
+    if (reader === undefined) {
+      if (this.#heartbeatDue && !this.blocked) this.#write(HEARTBEAT)
+      return false
+    }
+    for (; !this.blocked; pieces--) {
+      if (pieces === 0) return true
+      const step = reader.step()
+      if (step === undefined) break
+      if (this.#reason !== undefined) return false // a filter closed it
+      if (step.frame === undefined) continue
+      this.#events += step.events
+      this.#registry.counters.delivered += step.events
+      this.#write(step.frame)
+    }
+    if (!this.blocked && (this.#heartbeatDue || reader.cursor < this.#registry.staleBefore)) this.#write(reader.freshCursor())
+    return false
+  }
+
+  #write (frame: Frame): void {
+    this.#count(frame.body.length)
+    this.#outlet!.write(frame)
+  }
+
+  #count (bytes: number): void {
+    this.#bytes += bytes
+    this.#registry.counters.bytesWritten += bytes
+    this.#lastWrite = this.#registry.now
+    this.#heartbeatDue = false
+  }
+
+  onBlocked (): void {
+    this.#registry.counters.blocked++
+    this.request.log.debug(this.#behind(), 'stream blocked')
+  }
+
+  onDrained (): void {
+    if (this.state !== 'open') return
+    this.#registry.counters.blocked--
+    this.request.log.debug(this.#behind(), 'stream resumed')
+    this.#registry.ready(this)
+  }
+
+  /** Called by the sweep, from the opening to the end of the response. */
   sweep (now: number): void {
     const { heartbeatInterval, stallTimeout } = this.#registry.options
+    const outlet = this.#outlet!
+    const stalled = stallTimeout > 0 && now - outlet.waitingSince >= stallTimeout
     if (this.state === 'closed') {
-      if (stallTimeout > 0 && now - this.#stalledSince >= stallTimeout) this.#response.destroy()
-      return
+      if (stalled) outlet.destroy()
+    } else if (this.#maxAge > 0 && now - this.#startedAt >= this.#maxAge) {
+      this.end('age')
+    } else if (outlet.blocked) {
+      if (stalled) this.end('stall')
+    } else if (heartbeatInterval > 0 && now - this.#lastWrite >= heartbeatInterval) {
+      this.#heartbeatDue = true
+      this.#registry.ready(this)
     }
-    if (this.state !== 'open') return
-    if (this.#maxAge > 0 && now - this.#openedAt >= this.#maxAge) return this.end('age')
-    if (this.blocked) {
-      if (stallTimeout > 0 && now - this.#stalledSince >= stallTimeout) this.end('stall')
-      return
-    }
-    if (heartbeatInterval === 0 || now - this.#lastWrite < heartbeatInterval) return
-    this.#heartbeatDue = true
-    this.#registry.ready(this)
   }
 
   get shortestLimit (): number {
     const { heartbeatInterval, stallTimeout } = this.#registry.options
-    return Math.min(...[heartbeatInterval, stallTimeout, this.#maxAge].filter(limit => limit > 0), Infinity)
+    const limits = [heartbeatInterval, stallTimeout, this.#maxAge].filter(limit => limit > 0)
+    return limits.length === 0 ? 0 : Math.min(...limits)
   }
 
   // Opening and closing
 
-  /** What to do when the response is open, and how to tell the source that the stream is closed. */
-  setSource (start: () => void): void {
-    this.#start = start
+  /** @param start called when the stream opens */
+  onOpen (start: () => void): void {
+    this.#startSource = start
   }
 
-  onStop (stop: () => void): void {
+  /** @param stop called when the stream closes, at once if it is closed */
+  onClose (stop: () => void): void {
     if (this.state === 'closed') stop()
     else this.#stopSource = stop
   }
 
-  /** Fastify hands over the response, after the onSend hooks. */
+  /** The onSend hooks are through, and this is the response; `native` if it is node:http's own. */
   open (response: Writable, native: boolean): void {
-    this.#response = response
     if (response.destroyed) return this.#gone()
     if (this.#registry.closing) this.drain()
     if (this.state === 'closed') {
       response.end(this.#own)
       return
     }
-    this.#native = native
-    this.request.raw.socket?.setTimeout(0) // connectionTimeout would cut an idle stream
     this.state = 'open'
+    this.#outlet = new Outlet(response, native, this)
     this.#registry.counters.opened++
     this.#registry.sweep.add(this)
+    this.request.raw.socket?.setTimeout(0) // connectionTimeout would cut an idle stream
     const retry = this.#options.retry ?? this.#registry.options.retry
-    this.#own = (retry > 0 ? encodeRetry(retry) : encodeComment('')) + this.#own
-    this.#ownBytes = Buffer.byteLength(this.#own)
-    this.#native = false
-    this.#flushOwn() // by way of the response, which writes the head
-    this.#native = native
+    const first = makeFrame((retry > 0 ? encodeRetry(retry) : encodeComment('')) + this.#own)
+    this.#own = ''
+    this.#events += this.#ownEvents
+    this.#ownBytes = this.#ownEvents = 0
+    this.#count(first.body.length)
+    this.#outlet.writeHead(first)
     this.#makeRoom()
-    this.#registry.announce('open', { stream: this })
     this.request.log.debug({ lastEventId: this.lastEventId, channels: [...this.channels] }, 'stream opened')
-    if (this.#subscriptions.length > 0) this.#registry.ready(this)
-    this.#start?.()
-    this.#start = undefined
+    this.#registry.announce('open', { stream: this })
+    this.#registry.ready(this)
+    this.#startSource?.()
+    this.#startSource = undefined
   }
 
   close ({ retry }: { retry?: number } = {}): Promise<void> {
@@ -501,66 +383,56 @@ export class Stream implements SseStream, Swept {
     return this.done
   }
 
-  /** Resolves when the response is closed. */
-  get done (): Promise<void> {
-    if (this.#isDone) return Promise.resolve()
-    this.#done ??= defer()
-    return this.#done.promise
-  }
-
-  /** Tells the client when to come back, at a time of its own, and ends. */
+  /** Ends, and tells the client to come back at a time of its own. */
   drain (): void {
     const [least, most] = this.#registry.options.drain.retry
     this.end('drain', least + Math.floor(Math.random() * (most - least + 1)))
   }
 
   /** Logs what threw and ends the stream. The client sees its connection break, and nothing of the error. */
-  fail (error: unknown): void {
+  fail (err: unknown): void {
     if (this.state === 'closed') return
-    this.request.log.error({ err: error }, 'stream failed')
+    this.request.log.error({ err }, 'stream failed')
     this.end('error')
   }
 
   /** The only way to 'closed'. */
   end (reason: CloseReason, retry?: number): void {
     if (this.state === 'closed') return
-    const wasOpen = this.state === 'open'
+    const outlet = this.state === 'open' ? this.#outlet : undefined
+    const registry = this.#registry
+    if (outlet?.blocked === true) registry.counters.blocked--
     this.state = 'closed'
     this.#reason = reason
-    const registry = this.#registry
     registry.streams.delete(this)
     registry.admission.leave(this.#key)
-    // Its channels can still be read by the listeners of 'unsubscribe' and 'close'.
-    for (const { members } of this.#subscriptions) registry.leave(members, this)
-    this.#unblock()
-    this.#stopSource?.()
-    this.#stopSource = this.#start = undefined
+    // The listeners of 'unsubscribe' and 'close' can still read its channels.
+    for (const { members } of this.reader?.subscriptions ?? []) registry.leave(members, this)
     if (retry !== undefined) this.#own += encodeRetry(retry)
-    if (wasOpen) this.#endResponse(reason)
+    if (outlet !== undefined) this.#endResponse(outlet, reason)
+    this.#stopSource?.()
+    this.#startSource = this.#stopSource = undefined
     this.#room?.resolve(false)
     this.#closed?.resolve(reason)
     this.#abort?.abort()
-    if (!wasOpen) return
-    const { request } = this
-    const durationMs = Math.round(performance.now() - this.#openedAt)
-    registry.counters.closed[reason]++
-    request.log.info({ reason, durationMs, events: this.#events, bytes: this.#bytes }, 'stream closed')
-    registry.announce('close', { stream: this, reason, durationMs, events: this.#events, bytes: this.#bytes })
-    this.#subscriptions = NO_SUBSCRIPTIONS
+    if (outlet !== undefined) this.#tellClosed(reason)
+    this.reader = undefined
   }
 
-  #endResponse (reason: CloseReason): void {
+  #endResponse (outlet: Outlet, reason: CloseReason): void {
     if (reason === 'client') return
-    if (reason === 'stall' || reason === 'overflow' || reason === 'error') {
-      this.#response.destroy()
-      return
-    }
-    this.#stalledSince = performance.now()
-    const bytes = Buffer.byteLength(this.#own)
+    if (reason === 'stall' || reason === 'overflow' || reason === 'error') return outlet.destroy()
     this.#events += this.#ownEvents
-    this.#bytes += bytes
-    this.#registry.counters.bytesWritten += bytes
-    this.#response.end(this.#own)
+    this.#count(Buffer.byteLength(this.#own))
+    outlet.end(this.#own)
+  }
+
+  #tellClosed (reason: CloseReason): void {
+    const told = { reason, durationMs: Math.round(performance.now() - this.#startedAt), events: this.#events, bytes: this.#bytes }
+    this.#registry.counters.closed[reason]++
+    // Fastify logs nothing when a client aborts, and runs no onResponse hook.
+    this.request.log.info(told, 'stream closed')
+    this.#registry.announce('close', { stream: this, ...told })
   }
 
   /** The response is closed: the client left, or it was ended and is flushed. */
@@ -571,10 +443,8 @@ export class Stream implements SseStream, Swept {
     this.#done?.resolve()
   }
 
-  /** Closes the connection, without waiting for what is not flushed. */
+  /** Breaks the connection, without waiting for what is not flushed. */
   destroy (): void {
-    this.#response.destroy()
+    this.#outlet?.destroy()
   }
 }
-
-const HEARTBEAT = makeFrame(encodeComment(''), Buffer.byteLength(encodeComment('')))
