@@ -365,7 +365,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
     this.#events += this.#ownEvents
     this.#ownBytes = this.#ownEvents = 0
     this.#count(first.body.length)
-    this.#outlet.writeHead(first)
+    this.#outlet.open(first)
     this.#makeRoom()
     this.request.log.debug({ lastEventId: this.lastEventId, channels: [...this.channels] }, 'stream opened')
     this.#registry.announce('open', { stream: this })
