@@ -32,11 +32,15 @@ export function checkSource (source: unknown): asserts source is SseSource {
 
 /** Channels are joined now, so that nothing is missed while onSend hooks run; anything else starts when the stream opens. */
 export function attachSource (stream: Stream, source: SseSource): void {
-  if (isChannels(source)) stream.subscribe(source)
-  else stream.onOpen(() => { run(stream, source).catch(error => stream.fail(error)) })
+  if (isChannels(source)) {
+    stream.subscribe(source)
+    return
+  }
+  stream.onClose(() => discardSource(source))
+  stream.onOpen(() => { run(stream, source).catch(error => stream.fail(error)) })
 }
 
-/** Tells a source that nobody will read it. */
+/** Tells a source that was not started that nobody will read it. */
 export function discardSource (source: unknown): void {
   if (source instanceof Readable) source.destroy()
   else if (isWebStream(source) && !source.locked) source.cancel().catch(() => {})
