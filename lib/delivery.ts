@@ -97,15 +97,25 @@ export class Delivery {
     }
     this.#pass = []
     this.#pieces.clear()
-    this.#history.release(this.#head, this.now)
+    this.#history.release(this.#offered(), this.now)
     this.#scheduled = false
     if (this.#streams.length > 0 || this.#channels.length > 0) this.schedule()
+  }
+
+  /**
+   * Up to where every stream that can take it was offered everything: the head at which the pass began, or where a stream
+   * stands that became ready meanwhile, by a drain or with a cursor that was just found to be good.
+   */
+  #offered (): number {
+    let offered = this.#head
+    for (const { reader } of this.#streams) if (reader !== undefined) offered = Math.min(offered, reader.position)
+    return offered
   }
 
   #visit (stream: Stream): void {
     stream.ready = false
     if (!stream.advance(PIECES_A_VISIT)) return
-    // Nothing may be evicted that a stream which can take it was not offered: it stays in this pass until it has all that was there.
+    // A stream that can take more stays in this pass until it has all that was there when it began.
     if (stream.reader!.position >= this.#head) return this.stream(stream)
     stream.ready = true
     this.#pass.push(stream)

@@ -223,6 +223,12 @@ export class Positions {
     return this.length
   }
 
+  /** Whether there is one at or after a position and before another. */
+  any (position: number, end: number): boolean {
+    const index = this.from(position)
+    return index < this.length && this.at(index) < end
+  }
+
   /** The index of the first one that is at or after a position. */
   from (position: number): number {
     let low = 0

@@ -129,10 +129,14 @@ export class Reader {
    */
   #catchUp (): void {
     const { history } = this.#registry
-    if (history.evictedMarker >= this.position) this.#addGap('reset', this.#names())
-    const lost = this.subscriptions.filter(({ members, from }) => members.evicted >= Math.max(from, this.position))
+    const stood = this.position
+    const overrun = this.subscriptions.some(({ members, from }) => members.evicted >= Math.max(from, stood))
+    this.position = history.first + (overrun ? history.events >> 1 : 0)
+    if (history.evictedMarker >= stood || history.markers.some(marker => marker < this.position)) this.#addGap('reset', this.#names())
+    // What is skipped counts as lost, evicted or not.
+    const lost = this.subscriptions.filter(({ members, from }) => members.evicted >= Math.max(from, stood) ||
+      (overrun && history.positions(members.name).any(Math.max(from, stood), this.position)))
     if (lost.length > 0) this.#addGap('overrun', lost.map(({ members }) => members.name))
-    this.position = history.first + (lost.length > 0 ? history.events >> 1 : 0)
   }
 
   #addGap (reason: GapReason, channels: readonly string[]): void {

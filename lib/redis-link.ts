@@ -19,7 +19,7 @@ export interface NodeRedisClient {
 export type RedisClient = IoRedisClient | NodeRedisClient
 
 /** How long Redis may take to connect, or to answer, in ms. */
-export const PATIENCE = 5_000
+const PATIENCE = 5_000
 
 /**
  * One connection of our own, used once: what fails is thrown away and another one is made. So neither driver has anything
@@ -45,13 +45,13 @@ export class Link {
   }
 
   /**
-   * Sends a command; those of one turn go out in the order of the calls. A link that does not answer in time ends, for
-   * nothing tells whether it ever will.
-   * @param patience ms
+   * Sends a command; they go out in the order of the calls. Rejects with the error that Redis answers, or with the reason why
+   * the link ended: it ends when an answer is 5 s late, for nothing tells whether it ever comes.
+   * @param block ms that the command itself may wait
    */
-  send (args: string[], patience = PATIENCE): Promise<unknown> {
+  send (args: string[], block = 0): Promise<unknown> {
     if (this.#error !== undefined) return Promise.reject(this.#error)
-    return this.#settle(this.#driver.send(args), args[0]!, patience)
+    return this.#settle(this.#driver.send(args), args[0]!, PATIENCE + block)
   }
 
   /** Cuts the connection; commands under way reject. A second call does nothing. */
