@@ -62,6 +62,7 @@ class RedisBackplane implements Backplane {
 
   async open (receiver: Receiver): Promise<void> {
     if (this.#parts !== undefined) throw new SSE_ERR_INVALID_OPTION('backplane', 'one that serves no other registration', 'one in use')
+    if (this.#closed) throw new SSE_ERR_CLOSED('open()')
     const log = new RedisLog(this.#key, receiver.maxEvents)
     const reader = new Reader(receiver, log)
     this.#parts = { receiver, log, reader }
@@ -154,8 +155,9 @@ class RedisBackplane implements Backplane {
   }
 
   #fails (use: Use, error: Error): void {
+    const wasUp = this.#failing.size === 0
     this.#failing.set(use, error)
-    if (this.#failing.size === 1 && !this.#closed) this.#parts!.receiver.down(down(error))
+    if (wasUp && !this.#closed) this.#parts!.receiver.down(down(error))
   }
 
   async #lendWriter (link: Link, works: () => void): Promise<never> {

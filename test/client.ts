@@ -1,8 +1,9 @@
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { Transform, type Readable, type TransformCallback } from 'node:stream'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
-import sse, { type SsePluginOptions } from '../lib/index.ts'
+import sse, { type SseOptions, type SsePluginOptions, type SseStream } from '../lib/index.ts'
 
 /** Every wait in the tests ends: with what it waited for, or with this error. */
 const PATIENCE = 20_000
@@ -115,4 +116,94 @@ export async function listen (app: FastifyInstance): Promise<string> {
 /** The lines that an application logs, as objects: `Fastify(logger(lines))`. */
 export function logger (lines: any[], level = 'debug'): FastifyServerOptions {
   return { logger: { level, stream: { write: (line: string) => { lines.push(JSON.parse(line)) } } } }
+}
+
+/** One block of a body, as it came: for tests that care for the order of events, gaps and id-only blocks. */
+export interface Block { id?: string, event?: string, retry?: string, data?: string, comment?: string }
+
+/** All complete blocks of a body, in order. */
+export function blocks (text: string): Block[] {
+  return text.split('\n\n').slice(0, -1).map(lines => {
+    const block: Record<string, string> = {}
+    for (const line of lines.split('\n')) {
+      const colon = line.indexOf(':')
+      const name = line.slice(0, colon) || 'comment'
+      const value = line.slice(colon + 1).replace(/^ /, '')
+      block[name] = name in block ? `${block[name]}\n${value}` : value
+    }
+    return block
+  })
+}
+
+/**
+ * What a slow network is to a socket, without its megabytes of buffers: shut, it takes one write of the stream and no
+ * more. It sits between the stream and its response, as @fastify/compress does.
+ */
+export class Valve extends Transform {
+  #waiting: (() => void) | undefined
+  #isOpen = true
+
+  constructor () {
+    super({ writableHighWaterMark: 1, readableHighWaterMark: 1024 * 1024 })
+  }
+
+  override _transform (chunk: Buffer, encoding: BufferEncoding, done: TransformCallback): void {
+    if (this.#isOpen) done(null, chunk)
+    else this.#waiting = () => done(null, chunk)
+  }
+
+  shut (): void { this.#isOpen = false }
+
+  open (): void {
+    this.#isOpen = true
+    this.#waiting?.()
+    this.#waiting = undefined
+  }
+}
+
+export interface Driven { client: Client, stream: SseStream, valve: Valve | undefined }
+export interface DriveOptions { lastEventId?: string, query?: string, options?: SseOptions, valve?: boolean }
+
+/**
+ * A route whose stream a test drives by hand. Call before `listen`. `act` runs in the handler, in the turn that opens the stream.
+ */
+export function driver (t: { teardown: (fn: () => unknown) => void }, app: FastifyInstance): (act?: (stream: SseStream) => unknown, options?: DriveOptions) => Promise<Driven> {
+  interface Job { act: (stream: SseStream) => unknown, options: SseOptions | undefined, valve: Valve | undefined, stream?: SseStream }
+  const jobs = new Map<string, Job>()
+  app.get<{ Params: { job: string } }>('/driven/:job', {
+    onSend: async (request, reply, payload) => {
+      const { valve } = jobs.get((request.params as { job: string }).job)!
+      return valve === undefined ? payload : (payload as Readable).pipe(valve)
+    }
+  }, (request, reply) => {
+    const job = jobs.get(request.params.job)!
+    job.stream = reply.sse(job.options)
+    job.act(job.stream)
+    return reply
+  })
+  return async (act = () => {}, { lastEventId, query = '', options, valve = false } = {}) => {
+    const job: Job = { act, options, valve: valve ? new Valve() : undefined }
+    const id = String(jobs.size)
+    jobs.set(id, job)
+    const { port } = app.server.address() as AddressInfo
+    const client = await connect(`http://127.0.0.1:${port}/driven/${id}${query}`, lastEventId === undefined ? {} : { lastEventId })
+    t.teardown(() => client.leave())
+    return { client, stream: job.stream!, valve: job.valve }
+  }
+}
+
+/** What never comes is a failure of the test that waits for it, soon, and not of the whole file. */
+export async function within<T> (promise: Promise<T>, what: string, ms = 3_000): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((resolve, reject) => { timer = setTimeout(() => reject(new Error(`hangs: ${what}`)), ms) })
+  try {
+    return await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** `until`, with less patience. */
+export function soon<T> (condition: () => T | undefined | false, what: string, ms?: number): Promise<T> {
+  return within(until(condition, what), what, ms)
 }
