@@ -49,6 +49,8 @@ export class History {
   #ring: Array<KeptEntry | undefined> = new Array(LEAST_CAPACITY).fill(undefined)
   /** The cursor of the newest evicted entry: the oldest cursor that is still good. */
   #floor = ''
+  /** The floor is known. */
+  #begun = false
   /** Nothing at or after this position may be evicted: it was not offered to the streams yet. */
   #offered = 0
 
@@ -72,10 +74,11 @@ export class History {
 
   /**
    * Puts a gap marker: between what came before and what follows, entries may be missing. Cursors are in order between two
-   * markers only. An empty history just takes the cursor as its floor.
+   * markers only. The first one only says where the log begins, and becomes the floor.
    */
   mark (cursor: string, time: number): number {
-    if (this.head === 0) {
+    if (!this.#begun) {
+      this.#begun = true
       this.#floor = cursor
       return -1
     }

@@ -1,0 +1,139 @@
+/** Servers and load clients as child processes: started, pinned, asked, measured, and always ended. */
+import { spawn, spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+
+const here = path => fileURLToPath(new URL(path, import.meta.url))
+export const outDir = here('./out')
+
+/** Which CPU the server runs on, and which the load; null where there is no taskset, or one CPU alone. */
+export const cpus = { server: null, load: null }
+
+/** Where the programs that are not JavaScript come from. */
+export const compiled = {
+  load: { source: here('./load.c'), command: ['cc', '-O2', '-o'] },
+  'c-write': { source: here('./subjects/c-write.c'), command: ['cc', '-O2', '-o'] },
+  'go-channels': { source: here('./subjects/go-channels.go'), command: ['go', 'build', '-o'] }
+}
+
+const running = new Set()
+const endAll = () => { for (const child of running) child.kill('SIGKILL') }
+process.on('exit', endAll)
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1))
+
+/** A child that takes commands as lines and answers each with a line of JSON. */
+export class Child {
+  #process
+  #answers = []
+  #waiting = []
+  #ended = null
+
+  /** @param {string[]} command @param {number | null} cpu */
+  constructor (command, cpu) {
+    const [file, ...args] = cpu === null ? command : ['taskset', '-c', String(cpu), ...command]
+    // it ends with this process in any case: each child exits when its stdin closes
+    this.#process = spawn(file, args, {
+      stdio: ['pipe', 'pipe', 'inherit'],
+      env: { ...process.env, NODE_NO_WARNINGS: '1' } // some peers add many listeners to one response
+    })
+    running.add(this.#process)
+    this.#process.stdin.on('error', () => {}) // it died: 'exit' tells
+    this.#process.on('exit', (code, signal) => {
+      running.delete(this.#process)
+      this.#ended = new Error(`${command.at(-1)} ended (${signal ?? code})`)
+      for (const { reject } of this.#waiting.splice(0)) reject(this.#ended)
+    })
+    createInterface({ input: this.#process.stdout }).on('line', line => {
+      const waiter = this.#waiting.shift()
+      if (waiter) waiter.resolve(JSON.parse(line))
+      else this.#answers.push(JSON.parse(line))
+    })
+  }
+
+  /** The next answer; an error when it takes longer than `ms`. */
+  answer (ms = 60_000) {
+    if (this.#answers.length) return Promise.resolve(this.#answers.shift())
+    if (this.#ended) return Promise.reject(this.#ended)
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error(`no answer in ${ms} ms`)), ms)
+      this.#waiting.push({
+        resolve: value => { clearTimeout(timer); resolve(value) },
+        reject: error => { clearTimeout(timer); reject(error) }
+      })
+    })
+  }
+
+  tell (command) {
+    this.#process.stdin.write(`${command}\n`)
+  }
+
+  ask (command, ms) {
+    this.tell(command)
+    return this.answer(ms)
+  }
+
+  /** Seconds of CPU, user and system, of all its threads, as the operating system counts them. */
+  cpu () {
+    // the name in parentheses may hold spaces; utime and stime are fields 14 and 15, in ticks of 10 ms
+    const fields = readFileSync(`/proc/${this.#process.pid}/stat`, 'latin1').split(') ')[1].split(' ')
+    return (Number(fields[11]) + Number(fields[12])) / 100
+  }
+
+  /** Resident memory in bytes. */
+  rss () {
+    const status = readFileSync(`/proc/${this.#process.pid}/status`, 'latin1')
+    return Number(/VmRSS:\s+(\d+)/.exec(status)[1]) * 1024
+  }
+
+  end () {
+    this.#process.kill('SIGKILL')
+    return new Promise(resolve => {
+      if (this.#ended) resolve()
+      else this.#process.on('exit', resolve)
+    })
+  }
+}
+
+/** @param {string} subject @param {object} options of the library under test */
+export async function startServer (subject, options = {}) {
+  const command = compiled[subject]
+    ? [`${outDir}/${subject}`]
+    : [process.execPath, '--expose-gc', here('./subjects/server.js'), subject.replace('@', '').replace('/', '-'), JSON.stringify(options)]
+  const server = new Child(command, cpus.server)
+  server.port = (await server.answer(15_000)).port
+  return server
+}
+
+export function startLoad (port) {
+  return new Child([`${outDir}/load`, String(port)], cpus.load)
+}
+
+/** Builds it. Returns the compiler's words if it fails. */
+export function compile (name) {
+  const { source, command } = compiled[name]
+  const [file, ...args] = command
+  const { status, stderr, error } = spawnSync(file, [...args, `${outDir}/${name}`, source], { encoding: 'utf8' })
+  return status === 0 ? null : error ? `${file} is not installed` : stderr
+}
+
+/** Seconds that the server's CPU was busy, whoever used it, and those that a hypervisor took from it. */
+export function busySeconds () {
+  if (cpus.server === null) return NaN
+  const line = new RegExp(`^cpu${cpus.server} (.*)`, 'm').exec(readFileSync('/proc/stat', 'latin1'))[1]
+  const [user, nice, system, , , , , steal] = line.split(' ').map(Number)
+  return (user + nice + system + steal) / 100
+}
+
+/** CPUs that this process may use. */
+export function allowedCpus () {
+  const list = /Cpus_allowed_list:\s+(\S+)/.exec(readFileSync('/proc/self/status', 'latin1'))[1]
+  return list.split(',').flatMap(range => {
+    const [from, to = from] = range.split('-').map(Number)
+    return Array.from({ length: to - from + 1 }, (_, i) => from + i)
+  })
+}
+
+export function openFilesLimit () {
+  return Number(/Max open files\s+\d+\s+(\d+)/.exec(readFileSync('/proc/self/limits', 'latin1'))[1])
+}

@@ -1,0 +1,384 @@
+/**
+ * What is measured. Each scenario runs one subject once and returns its figures; run.js repeats, takes medians and
+ * compares. A figure may be a text instead, where there is no number ('hangs').
+ *
+ * @typedef {object} Metric
+ * @property {string} label
+ * @property {string} unit
+ * @property {'lower' | 'higher'} [better] absent: a note that is not compared
+ * @property {boolean} [chart] also in the bar chart
+ *
+ * @typedef {object} Scenario
+ * @property {string} name
+ * @property {string} title
+ * @property {string[]} subjects
+ * @property {number} streams that are open at most
+ * @property {Record<string, Metric>} metrics
+ * @property {(subject: string, round: number) => Promise<Record<string, number | string>>} run
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { busySeconds, startLoad, startServer } from './processes.js'
+
+export const OURS = 'fastify-sse-channels'
+export const PEERS = ['@fastify/sse', 'fastify-sse-v2', 'better-sse']
+const ON_FASTIFY = [OURS, ...PEERS]
+
+const EVENT_BYTES = 100
+const MB = 1e6
+
+/** What the load client counted and found wrong, by subject, over all runs. */
+export const faults = {}
+
+/** Of each measurement, the share of the server's CPU that other processes took: what disturbed the benchmark. */
+export const disturbance = []
+
+/** Quick: few streams and short runs, to see that all works. */
+export function makeScenarios (quick) {
+  const many = quick ? 500 : 10_000
+  const thousand = quick ? 200 : 1_000
+  const seconds = quick ? 0.5 : 4
+  // quick: one floor of each language
+  const all = [...ON_FASTIFY, ...(quick ? [] : ['go-channels']), 'node-chunk', ...(quick ? [] : ['node-write']), 'c-write']
+  const number = n => n.toLocaleString('en')
+
+  /** @type {Scenario[]} */
+  return [
+    {
+      name: 'fanout',
+      title: `One event every 250 ms to ${number(many)} streams`,
+      subjects: all,
+      streams: many,
+      metrics: {
+        cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower', chart: true },
+        p99: { label: 'latency, p99', unit: 'ms', better: 'lower' },
+        joined: { label: 'events a write (HTTP chunk)', unit: '' },
+        serverBusy: { label: 'server busy', unit: '%' },
+        busy: { label: 'load client busy', unit: '%' }
+      },
+      run: subject => withStreams(subject, [{ count: many }], async (server, load) => {
+        await publish(server, load, { count: 3, every: 0.25, audience: many }) // warm
+        const m = await publish(server, load, { count: quick ? 4 : 20, every: 0.25, audience: many, grace: 15 })
+        return { cpu: m.cpuPerDelivery, p99: m.p99, joined: m.joined, serverBusy: m.serverBusy, busy: m.busy }
+      })
+    },
+    {
+      name: 'burst',
+      title: `300 events in one turn to ${number(thousand)} streams`,
+      subjects: all,
+      streams: thousand,
+      metrics: {
+        rate: { label: 'deliveries a second', unit: 'M/s', better: 'higher', chart: true },
+        cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower' },
+        joined: { label: 'events a write (HTTP chunk)', unit: '' },
+        serverBusy: { label: 'server busy', unit: '%' },
+        busy: { label: 'load client busy', unit: '%' }
+      },
+      run: subject => withStreams(subject, [{ count: thousand }], async (server, load) => {
+        const burst = { count: 300, every: 0, audience: thousand, grace: 30 }
+        await publish(server, load, { ...burst, count: 30 }) // warm
+        const m = await publish(server, load, burst)
+        return { rate: m.events / m.seconds / 1e6, cpu: m.cpuPerDelivery, joined: m.joined, serverBusy: m.serverBusy, busy: m.busy }
+      })
+    },
+    openLoop('rate-1000', thousand, 2_000, [25, 50, 100, 200, 350, 500, 700, 1_000, 1_500, 2_000, 3_000, 4_000]),
+    openLoop('rate-10000', many, 100, [2, 4, 8, 12, 16, 20, 35, 50, 70, 100, 150, 200]),
+    {
+      name: 'storm',
+      title: `${number(many)} clients connect at once; reconnect, with 100 events to replay each`,
+      subjects: all,
+      streams: many,
+      metrics: {
+        connect: { label: 'until all are connected', unit: 's', better: 'lower' },
+        connectCpu: { label: 'server CPU a connect', unit: 'µs', better: 'lower' },
+        reconnect: { label: 'until all are reconnected and have the 100 events', unit: 's', better: 'lower' },
+        reconnectCpu: { label: 'server CPU a reconnect', unit: 'µs', better: 'lower' }
+      },
+      run: async subject => withStreams(subject, [{ count: 200 }], async (server, load) => { // warm
+        await load.ask('close')
+        const storm = startLoad(server.port)
+        try {
+          const connected = await timed(server, () => open(storm, { count: many }))
+          const figures = { connect: connected.seconds, connectCpu: connected.cpu / many * 1e6 }
+          if (subject !== OURS) return figures
+          const reconnected = await reconnect(server, storm, many, () => server.ask(line({ count: 100, every: 0 })))
+          return { ...figures, reconnect: reconnected.seconds, reconnectCpu: reconnected.cpu / many * 1e6 }
+        } finally {
+          await storm.end()
+        }
+      })
+    },
+    {
+      name: 'memory',
+      title: `${number(many)} idle streams`,
+      subjects: [OURS, ...PEERS, 'go-channels', 'node-write'],
+      streams: many,
+      metrics: { rss: { label: 'resident memory a stream, after a collection', unit: 'KB', better: 'lower', chart: true } },
+      run: subject => withStreams(subject, [{ count: 500 }], async (server, load) => { // warm
+        await load.ask('close')
+        const idle = startLoad(server.port)
+        try {
+          const before = await settledRss(server)
+          await open(idle, { count: many })
+          return { rss: (await settledRss(server) - before) / many / 1024 }
+        } finally {
+          await idle.end()
+        }
+      })
+    },
+    {
+      name: 'stalled',
+      title: `${number(thousand)} streams, of which 10 get ${quick ? 20 : 200} MB, and one of these 10 reads nothing`,
+      subjects: ON_FASTIFY,
+      streams: thousand,
+      metrics: {
+        rss: { label: 'more resident memory than if it read, after a collection', unit: 'MB', better: 'lower', chart: true },
+        peak: { label: 'more at the peak', unit: 'MB' },
+        p99: { label: 'latency of the others, p99', unit: 'ms' },
+        p99Without: { label: 'the same if it reads', unit: 'ms' }
+      },
+      run: async subject => {
+        const without = await besideBulk(subject, false)
+        const stalled = await besideBulk(subject, true)
+        return { rss: stalled.rss - without.rss, peak: stalled.peak - without.peak, p99: stalled.p99, p99Without: without.p99 }
+      }
+    },
+    {
+      name: 'other-route',
+      title: `Another route of the server while ${number(many)} streams get 50 events a second`,
+      subjects: [...ON_FASTIFY, 'go-channels', 'node-write'],
+      streams: many,
+      metrics: {
+        p50: { label: 'latency, p50', unit: 'ms', better: 'lower' },
+        p99: { label: 'latency, p99', unit: 'ms', better: 'lower', chart: true },
+        max: { label: 'latency, max', unit: 'ms' }
+      },
+      run: subject => withStreams(subject, [{ count: many }], async (server, load) => {
+        const prober = startLoad(server.port)
+        try {
+          await prober.ask('probe /other 100 50')
+          prober.tell('reset')
+          await prober.answer()
+          const patience = seconds * 1000 + 10_000
+          const probing = prober.ask(`probe /other 50 ${Math.round(seconds * 50)}`, patience)
+            .catch(() => ({ p50: '> 10,000', p99: '> 10,000', max: '> 10,000' }))
+          await publish(server, load, { count: seconds * 50, every: 1 / 50, audience: many, unfinished: true })
+          const { p50, p99, max } = await probing
+          return { p50, p99, max }
+        } finally {
+          await prober.end()
+        }
+      })
+    },
+    {
+      name: 'own-channels',
+      title: `${number(many)} channels with one stream each, ${number(quick ? 2_000 : 5_000)} events a second in turn`,
+      subjects: all,
+      streams: many,
+      metrics: {
+        cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower', chart: true },
+        p99: { label: 'latency, p99', unit: 'ms', better: 'lower' }
+      },
+      run: subject => withStreams(subject, [{ count: many, mod: many, step: many }], async (server, load) => {
+        const every = 1 / (quick ? 2_000 : 5_000)
+        await publish(server, load, { count: many, every, channels: many, audience: 1 }) // warm
+        const m = await publish(server, load, { count: Math.round(seconds / every), every, channels: many, audience: 1 })
+        return { cpu: m.cpuPerDelivery, p99: m.p99 }
+      })
+    },
+    {
+      name: 'in-50-channels',
+      title: `${number(thousand)} streams in the same 50 channels, 20 events a second in turn`,
+      subjects: ON_FASTIFY,
+      streams: thousand,
+      metrics: { cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower' } },
+      run: subject => withStreams(subject, [{ count: thousand, channels: 50 }], async (server, load) => {
+        await publish(server, load, { count: 20, every: 0.02, channels: 50, audience: thousand }) // warm
+        const m = await publish(server, load, { count: quick ? 20 : 100, every: 0.05, channels: 50, audience: thousand })
+        return { cpu: m.cpuPerDelivery }
+      })
+    },
+    {
+      name: 'close',
+      title: `app.close() with ${number(thousand)} open streams`,
+      subjects: ON_FASTIFY,
+      streams: thousand,
+      metrics: {
+        ms: { label: 'until it resolves', unit: 'ms', better: 'lower' },
+        ended: { label: 'streams ended in order', unit: '%' },
+        told: { label: 'clients told when to come back', unit: '%' }
+      },
+      run: subject => withStreams(subject, [{ count: thousand }], async (server, load) => {
+        await load.ask('reset')
+        const patience = quick ? 500 : 3_000
+        const closing = server.ask('close', patience).catch(() => ({ ms: `hangs (${patience / 1000} s)` }))
+        const { ended, retries } = await load.ask(`waitclosed ${thousand} ${patience}`)
+        return { ms: (await closing).ms, ended: ended / thousand * 100, told: retries / thousand * 100 }
+      })
+    }
+  ]
+
+  /** @returns {Scenario} */
+  function openLoop (name, streams, rate, ladder) {
+    /** It holds if all that was due has arrived, a quarter of a second after the last event was due at the latest. */
+    const attempt = (subject, eventsPerSecond) => withStreams(subject, [{ count: streams }], async (server, load) => {
+      const every = 1 / eventsPerSecond
+      await publish(server, load, { count: 3, every: 0.1, audience: streams }) // warm
+      const count = Math.max(2, Math.round(seconds * eventsPerSecond))
+      const m = await publish(server, load, { count, every, audience: streams, unfinished: true })
+      return { ...m, holds: m.events === count * streams && m.seconds < count * every + 0.25 }
+    })
+    return {
+      name,
+      title: `${number(streams)} streams, ${number(rate)} events a second, open loop`,
+      subjects: all,
+      streams,
+      metrics: {
+        holds: { label: 'holds', unit: '' },
+        rate: { label: 'deliveries a second', unit: 'k/s', better: 'higher' },
+        p50: { label: 'latency, p50', unit: 'ms' },
+        p99: { label: 'latency, p99', unit: 'ms', better: 'lower' },
+        max: { label: 'latency, max', unit: 'ms' },
+        cpu: { label: 'server CPU a delivery', unit: 'µs' },
+        joined: { label: 'events a write (HTTP chunk)', unit: '' },
+        serverBusy: { label: 'server busy', unit: '%' },
+        busy: { label: 'load client busy', unit: '%' },
+        reach: { label: 'highest rate tried that holds', unit: 'events/s', better: 'higher', chart: true }
+      },
+      run: async (subject, round) => {
+        const m = await attempt(subject, rate)
+        const figures = {
+          holds: m.holds ? 'yes' : 'falls behind',
+          rate: m.events / m.seconds / 1e3,
+          p50: m.p50,
+          p99: m.p99,
+          max: m.max,
+          cpu: m.cpuPerDelivery,
+          joined: m.joined,
+          serverBusy: m.serverBusy,
+          busy: m.busy
+        }
+        // a search costs several runs, so once, and not where all is only tried
+        if (quick || round > 0) return figures
+        let [holds, fails] = m.holds ? [ladder.indexOf(rate), ladder.length] : [-1, ladder.indexOf(rate)]
+        while (fails - holds > 1) {
+          const middle = (holds + fails) >> 1
+          if ((await attempt(subject, ladder[middle])).holds) holds = middle
+          else fails = middle
+        }
+        return { ...figures, reach: ladder[holds] ?? `< ${ladder[0]}` }
+      }
+    }
+  }
+
+  /** 10 streams get large events, the others a small one every 100 ms. */
+  function besideBulk (subject, stalled) {
+    const bulk = { channel: 1, count: quick ? 320 : 3_200, every: 0.003, bytes: 62_500 } // times count: 20 or 200 MB
+    const small = { count: quick ? 10 : 96, every: 0.1 }
+    const groups = [{ count: thousand - 10 }, { count: 9, first: bulk.channel }, { count: 1, first: bulk.channel, stalled }]
+    return withStreams(subject, groups, async (server, load) => {
+      await publish(server, load, { count: 10, every: 0.02, audience: thousand - 10 }) // warm
+      const before = await settledRss(server)
+      let peak = before
+      const sampler = setInterval(() => { peak = Math.max(peak, server.rss()) }, 50)
+      server.tell(line({ ...bulk, first: bulk.channel, limit: 30 }))
+      const readers = stalled ? 9 : 10
+      const m = await publish(server, load, { ...small, audience: thousand - 10, more: bulk.count * readers, grace: 20 })
+        .finally(() => clearInterval(sampler))
+      await server.answer()
+      return { rss: (await settledRss(server) - before) / MB, peak: (peak - before) / MB, p99: m.p99 }
+    })
+  }
+}
+
+/**
+ * Starts a server and a load client, opens streams, and ends both in any case.
+ * @template T
+ * @param {string} subject
+ * @param {object[]} groups of streams
+ * @param {(server: import('./processes.js').Child, load: import('./processes.js').Child) => Promise<T>} use
+ * @param {object} [options] of the library under test
+ * @returns {Promise<T>}
+ */
+export async function withStreams (subject, groups, use, options) {
+  const server = await startServer(subject, options)
+  const load = startLoad(server.port)
+  server.subject = subject
+  try {
+    for (const group of groups) await open(load, group)
+    return await use(server, load)
+  } finally {
+    await Promise.all([load.end(), server.end()])
+  }
+}
+
+export async function open (load, { count, first = 0, mod = 1, channels = 1, step = 1, stalled = false }) {
+  const before = (await load.ask('reset')).streams
+  const { streams, refused } = await load.ask(`open ${count} ${first} ${mod} ${channels} ${step} ${Number(stalled)}`)
+  if (streams !== before + count) throw new Error(`${streams - before} of ${count} streams opened, ${refused} refused`)
+}
+
+/** The command for a schedule; times in seconds. */
+export function line ({ count, every, bytes = EVENT_BYTES, first = 0, channels = 1, limit }) {
+  return `publish ${count} ${Math.round(every * 1e6)} ${bytes} ${first} ${channels} ${Math.round((limit ?? count * every + 10) * 1000)}`
+}
+
+/**
+ * Publishes, waits until everything has arrived, and says what it cost.
+ * @param {object} schedule of line(), and: audience, streams that get each event; more, deliveries of another schedule;
+ *   grace, seconds to wait after the last event was due; unfinished, whether falling behind is an answer and not an error
+ */
+export async function publish (server, load, { audience, more = 0, grace = 5, unfinished = false, ...schedule }) {
+  const { count, every } = schedule
+  const deliveries = count * audience + more
+  if (unfinished) grace = 1
+  await load.ask('reset')
+  const [serverBefore, loadBefore, busyBefore] = [server.cpu(), load.cpu(), busySeconds()]
+  const begin = performance.now()
+  server.tell(line({ ...schedule, limit: count * every + grace }))
+  const stats = await load.ask(`wait ${deliveries} ${Math.round((count * every + grace) * 1000)}`, (count * every + grace) * 1000 + 20_000)
+  const wall = (performance.now() - begin) / 1000
+  const [serverCpu, loadCpu] = [server.cpu() - serverBefore, load.cpu() - loadBefore]
+  disturbance.push(Math.max(0, busySeconds() - busyBefore - serverCpu) / wall)
+  noteFaults(server.subject, stats)
+  if (stats.events < deliveries && !unfinished) throw new Error(`${stats.events} of ${deliveries} deliveries in time`)
+  if (stats.events === deliveries) await server.answer()
+  const joined = stats.events / stats.chunks
+  return { ...stats, joined, serverCpu, loadCpu, cpuPerDelivery: serverCpu / stats.events * 1e6, busy: loadCpu / wall * 100, serverBusy: serverCpu / wall * 100 }
+}
+
+/** Closes all streams, lets `meanwhile` publish 100 events, and connects them again with the id that each had. */
+export async function reconnect (server, load, streams, meanwhile) {
+  await sleep(300) // their ids are under way
+  await load.ask('close')
+  await sleep(500) // the server sees that they left
+  await meanwhile()
+  await load.ask('reset')
+  return timed(server, async () => {
+    const { refused } = await load.ask('reopen')
+    const stats = await load.ask(`wait ${streams * 100} 30000`)
+    noteFaults(server.subject, stats)
+    if (refused || stats.events !== streams * 100 || stats.missing || stats.disorder || stats.gaps) {
+      throw new Error(`replayed ${stats.events} of ${streams * 100}: ${JSON.stringify(stats)}`)
+    }
+  })
+}
+
+function noteFaults (subject, stats) {
+  const found = faults[subject] ??= { events: 0, missing: 0, disorder: 0, gaps: 0 }
+  for (const key in found) found[key] += stats[key]
+}
+
+async function timed (server, work) {
+  const before = server.cpu()
+  const begin = performance.now()
+  await work()
+  return { seconds: (performance.now() - begin) / 1000, cpu: server.cpu() - before }
+}
+
+async function settledRss (server) {
+  await sleep(300)
+  await server.ask('gc')
+  await server.ask('gc') // what the first one let finalizers free
+  await sleep(200)
+  return server.rss()
+}

@@ -1,0 +1,76 @@
+/**
+ * A server under test, in a process of its own: `node server.js <subject> [options as JSON]`.
+ *
+ * It listens on a free port of the loopback, serves `GET /stream/<first>/<count>` (a stream of that many channels) and
+ * `GET /other` (another route of the same app), and takes commands as lines on stdin, each answered with a line of JSON:
+ *
+ *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms>
+ *       open loop: event k is due at start + k * every, whether or not the events before it are out yet, and goes to
+ *       channel first + k % channels. every 0: all in one turn. Gives up at the limit
+ *   gc       collects garbage, so that resident memory is what is in use
+ *   close    closes the app, and says how long that took
+ *
+ * Publishing is scheduled here, in the measured process, because that is where an application publishes.
+ *
+ * @typedef {object} Subject
+ * @property {number} port
+ * @property {(channel: string, data: string) => unknown} publish
+ * @property {() => Promise<unknown>} [close]
+ */
+import { createInterface } from 'node:readline'
+
+const [name, options = '{}'] = process.argv.slice(2)
+const { start } = await import(`./${name}.js`)
+/** @type {Subject} */
+const subject = await start(JSON.parse(options))
+
+/** Sequence numbers, by the first channel of a schedule. */
+const seqs = new Map()
+
+/** Microseconds of CLOCK_MONOTONIC, which the load client reads too. */
+const now = () => Number(process.hrtime.bigint() / 1000n)
+
+/** Too few bytes for a due time: the sequence number alone. */
+const makeData = (seq, due, bytes) => (bytes < 24 ? `${seq} ` : `${seq} ${due} `).padEnd(bytes, 'x')
+
+function publish (count, every, bytes, first, channels, limit) {
+  const begin = now()
+  const giveUp = begin + limit * 1000
+  let taken = 0
+  let done = 0
+  const one = () => {
+    if (now() >= giveUp) return
+    const seq = (seqs.get(first) ?? 0) + 1
+    seqs.set(first, seq)
+    subject.publish(`c${first + done % channels}`, makeData(seq, begin + done * every, bytes))
+    done++
+  }
+  const turn = () => {
+    if (every === 0) while (taken++ < count) one()
+    // each in a callback of its own, as if each had come by a read of its own since the last turn
+    else for (const time = now(); taken < count && begin + taken * every <= time; taken++) setImmediate(one)
+    setImmediate(() => {
+      if (taken >= count || now() >= giveUp) answer({ published: done })
+      else setTimeout(turn, (begin + taken * every - now()) / 1000)
+    })
+  }
+  turn()
+}
+
+const commands = {
+  publish: (...numbers) => publish(...numbers.map(Number)),
+  gc: () => { globalThis.gc(); answer({}) },
+  close: async () => {
+    const begin = now()
+    await subject.close()
+    answer({ ms: (now() - begin) / 1000 })
+  }
+}
+
+const answer = object => console.log(JSON.stringify(object))
+
+createInterface({ input: process.stdin })
+  .on('line', line => { const [command, ...args] = line.split(' '); commands[command](...args) })
+  .on('close', () => process.exit()) // the driver is gone
+
+answer({ port: subject.port })
