@@ -1,4 +1,5 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import type { Http2ServerRequest } from 'node:http2'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Carrier } from './carrier.ts'
@@ -8,7 +9,7 @@ import { memoryBackplane } from './memory-backplane.ts'
 import { checkStreamOptions, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
 import { Registry, type SseRegistry } from './registry.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from './source.ts'
-import { Stream, type SseStream } from './stream.ts'
+import { isGone, Stream, type SseStream } from './stream.ts'
 
 export { memoryBackplane }
 export type { Backplane, Entry, NewEntry, Receiver } from './backplane.ts'
@@ -80,7 +81,7 @@ export default fp(plugin, { fastify: '5.x', name: 'fastify-sse-channels' })
 
 function open (registry: Registry, reply: Reply, args: unknown[]): FastifyReply | SseStream {
   const { request } = reply
-  const driven = args.length === 0 || isOptions(args[0])
+  const driven = args.length < 2 && isOptions(args[0])
   const source = driven ? undefined : args[0]
   try {
     const options = checkStreamOptions((driven ? args[0] : args[1]) as SseOptions | undefined ?? {})
@@ -88,7 +89,13 @@ function open (registry: Registry, reply: Reply, args: unknown[]): FastifyReply 
     if (reply.sent || reply[kStream] !== null || reply.raw.headersSent) throw new SSE_ERR_ALREADY_SENT(request.method, request.url)
     if (registry.closing) throw new SSE_ERR_CLOSED('reply.sse()')
     const stream = admit(registry, reply, options)
-    if (source !== undefined) attachSource(stream, source as SseSource)
+    try {
+      if (source !== undefined) attachSource(stream, source as SseSource)
+    } catch (error) {
+      stream.end('error')
+      reply[kStream] = null
+      throw error
+    }
     send(reply, stream)
     return driven ? stream : reply
   } catch (error) {
@@ -109,14 +116,12 @@ function admit (registry: Registry, reply: Reply, options: SseOptions): Stream {
   }
   const stream = new Stream(registry, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
   reply[kStream] = stream
-  // It left before the handler ran, and 'close' with it; or it asked for the head alone.
-  if (reply.raw.destroyed) stream.end('client')
   if (request.method === 'HEAD') stream.end('end')
   return stream
 }
 
 function send (reply: FastifyReply, stream: Stream): void {
-  if (reply.raw.destroyed) {
+  if (isGone(reply.raw)) {
     reply.hijack()
     return
   }
@@ -135,7 +140,13 @@ function send (reply: FastifyReply, stream: Stream): void {
 
 /** In place of `reply.send` on a reply with a stream: Fastify passes it what the handler returns, and would warn about that stream. */
 function sendNothingElse (this: FastifyReply, payload?: unknown): FastifyReply {
-  if (payload === undefined || payload === (this as Reply)[kStream]) return this
+  const stream = (this as Reply)[kStream]
+  if (payload === undefined || payload === stream) return this
+  // Something threw after reply.sse(), and no error response can be sent any more.
+  if (payload instanceof Error && this.sent) {
+    stream?.fail(payload)
+    return this
+  }
   return (Object.getPrototypeOf(this) as FastifyReply).send.call(this, payload)
 }
 
@@ -159,10 +170,17 @@ function onHandlerError (message: unknown): void {
 /** From preClose on: tells every stream to come back later, waits for the sockets, and destroys the rest. */
 async function drain (registry: Registry): Promise<void> {
   registry.closing = true
-  const open = [...registry.streams].filter(({ state }) => state === 'open')
-  for (const stream of open) stream.drain()
-  const timer = setTimeout(() => { for (const stream of open) stream.destroy() }, registry.options.drain.timeout)
-  await Promise.all(open.map(({ done }) => done))
+  // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
+  const sessions = new Set([...registry.streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
+  for (const session of sessions) session?.close()
+  for (const stream of registry.streams) if (stream.state === 'open') stream.drain()
+  // Those too that ended a moment ago and are not flushed.
+  const waiting = [...registry.sweep.swept]
+  const timer = setTimeout(() => {
+    for (const stream of waiting) stream.destroy()
+    for (const session of sessions) session?.destroy()
+  }, registry.options.drain.timeout)
+  await Promise.all(waiting.map(({ done }) => done))
   clearTimeout(timer)
 }
 

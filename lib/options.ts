@@ -135,9 +135,14 @@ export function resolveOptions (options: SsePluginOptions): ResolvedOptions {
   }
 }
 
-/** Checks the options of one stream or subscription. @throws SSE_ERR_INVALID_OPTION */
+const STREAM_OPTIONS: readonly string[] = ['lastEventId', 'rewind', 'filter', 'retry', 'maxAge']
+
+/** Checks the options of one stream or subscription: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
 export function checkStreamOptions<O extends SseOptions<any>> (options: O): O {
   if (typeof options !== 'object' || options === null) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  for (const name of Object.keys(options)) {
+    if (!STREAM_OPTIONS.includes(name)) throw new SSE_ERR_INVALID_OPTION(name, `one of ${STREAM_OPTIONS.join(', ')}`, received(options[name as keyof O]))
+  }
   const { lastEventId, rewind, filter, retry, maxAge } = options
   if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
   count('rewind', rewind, 0, 0)

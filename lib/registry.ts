@@ -80,7 +80,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   readonly history: History
   readonly options: ResolvedOptions
   readonly admission: Admission
-  readonly sweep: Sweep
+  readonly sweep: Sweep<Stream>
   readonly pieces: Pieces
   readonly delivery: Delivery
   /** From preClose on. */

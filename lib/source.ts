@@ -36,6 +36,8 @@ export function attachSource (stream: Stream, source: SseSource): void {
     stream.subscribe(source)
     return
   }
+  // It may fail before it is read, while onSend hooks run; whoever reads it then gets the error.
+  if (source instanceof Readable) source.on('error', () => {})
   stream.onClose(() => discardSource(source))
   stream.onOpen(() => { run(stream, source).catch(error => stream.fail(error)) })
 }
@@ -69,9 +71,17 @@ async function feed (stream: Stream, source: Iterable<unknown> | AsyncIterable<u
   let sliceEnd = performance.now() + SLICE
   try {
     while (stream.state !== 'closed') {
-      const step = next()
-      const { done, value } = isThenable(step) ? await step : step
-      if (done === true) break
+      let step: Step
+      try {
+        const promised = next()
+        step = isThenable(promised) ? await promised : promised
+      } catch (error) {
+        ended = true // by itself: there is nothing to tell it
+        throw error
+      }
+      const { done, value } = step
+      ended = done === true
+      if (ended) break
       const item = value instanceof Uint8Array ? decoder.decode(value, { stream: true }) : value as SseEvent | string
       // Bytes that end within a character wait for the rest of it.
       if (item !== '' || !(value instanceof Uint8Array) || value.length === 0) await stream.send(item)
@@ -86,8 +96,6 @@ async function feed (stream: Stream, source: Iterable<unknown> | AsyncIterable<u
     // What a source throws because it was told to stop is no news.
     if (stream.state !== 'closed') throw error
     return
-  } finally {
-    ended = true
   }
   stream.end('end')
 }

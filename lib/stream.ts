@@ -120,6 +120,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
     registry.streams.add(this)
     // The response's own 'close' is the one sign of a client that left which every method and protocol gives.
     response.on('close', () => this.#gone())
+    if (isGone(response)) this.#gone() // it left before the handler ran, and 'close' with it
   }
 
   get blocked (): boolean { return this.#outlet?.blocked ?? false }
@@ -348,7 +349,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
 
   /** The onSend hooks are through, and this is the response; `native` if it is node:http's own. */
   open (response: Writable, native: boolean): void {
-    if (response.destroyed) return this.#gone()
+    if (isGone(response)) return this.#gone()
     if (this.#registry.closing) this.drain()
     if (this.state === 'closed') {
       response.end(this.#own)
@@ -358,7 +359,8 @@ export class Stream implements SseStream, Swept, OutletOwner {
     this.#outlet = new Outlet(response, native, this)
     this.#registry.counters.opened++
     this.#registry.sweep.add(this)
-    this.request.raw.socket?.setTimeout(0) // connectionTimeout would cut an idle stream
+    // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
+    if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
     const retry = this.#options.retry ?? this.#registry.options.retry
     const first = makeFrame((retry > 0 ? encodeRetry(retry) : encodeComment('')) + this.#own)
     this.#own = ''
@@ -447,4 +449,9 @@ export class Stream implements SseStream, Swept, OutletOwner {
   destroy (): void {
     this.#outlet?.destroy()
   }
+}
+
+/** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own. */
+export function isGone (response: Writable & { stream?: { destroyed?: boolean } }): boolean {
+  return response.destroyed ?? response.stream?.destroyed ?? false
 }

@@ -13,8 +13,9 @@ export interface Swept {
  * One timer for all streams, that runs while there are any: heartbeats, ages and stalls. It looks once a second, or more often
  * where a limit is so short that it would be missed by more than a tenth.
  */
-export class Sweep {
-  readonly #swept = new Set<Swept>()
+export class Sweep<T extends Swept> {
+  readonly swept: ReadonlySet<T>
+  readonly #swept = new Set<T>()
   readonly #before: () => void
   #period = LONGEST_PERIOD
   #timer: NodeJS.Timeout | undefined
@@ -22,9 +23,10 @@ export class Sweep {
   /** @param before called before the streams, at each look */
   constructor (before: () => void) {
     this.#before = before
+    this.swept = this.#swept
   }
 
-  add (swept: Swept): void {
+  add (swept: T): void {
     this.#swept.add(swept)
     const period = swept.shortestLimit === 0 ? LONGEST_PERIOD : Math.max(SHORTEST_PERIOD, swept.shortestLimit / 10)
     if (this.#timer !== undefined && period >= this.#period) return
@@ -34,7 +36,7 @@ export class Sweep {
     this.#timer = setInterval(() => this.#look(), this.#period).unref()
   }
 
-  delete (swept: Swept): void {
+  delete (swept: T): void {
     this.#swept.delete(swept)
     if (this.#swept.size > 0) return
     clearInterval(this.#timer)

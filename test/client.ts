@@ -82,12 +82,16 @@ export function connect (url: string, { headers = {}, method = 'GET', body, last
       })
       response.setEncoding('utf8')
       let line = ''
+      let id = client.lastEventId
       response.on('data', (chunk: string) => {
         client.text += chunk
         // The parser does not report blocks that have an id alone; a browser takes their id.
         const lines = (line + chunk).split('\n')
         line = lines.pop()!
-        for (const one of lines) if (one.startsWith('id: ')) client.lastEventId = one.slice(4)
+        for (const one of lines) {
+          if (one.startsWith('id: ')) id = one.slice(4)
+          else if (one === '') client.lastEventId = id // and not before the block is complete
+        }
         parser.feed(chunk)
       })
       response.on('error', () => {})
