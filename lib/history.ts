@@ -41,6 +41,8 @@ export class History {
   readonly markers: number[] = []
   /** Position of the newest gap marker that was evicted, or -1. */
   evictedMarker = -1
+  /** A filter is running: what it calls must not move what is being read. */
+  reading = false
 
   readonly #limits: HistoryLimits
   readonly #compare: (a: string, b: string) => number
@@ -170,6 +172,7 @@ export class History {
 
   /** Evicts what the limits no longer allow, as far as it was offered. */
   evict (now: number): void {
+    if (this.reading) return
     const { maxEvents, maxBytes, maxAge } = this.#limits
     while (this.first < this.#offered) {
       const oldest = this.at(this.first)

@@ -109,7 +109,12 @@ export class Pieces {
     if (filter === undefined) return true
     let event = this.#stored.get(position)
     if (event === undefined) this.#stored.set(position, event = storedEvent(this.#history.at(position), this.#parse))
-    return filter(event)
+    this.#history.reading = true
+    try {
+      return filter(event)
+    } finally {
+      this.#history.reading = false
+    }
   }
 }
 

@@ -48,7 +48,7 @@ export class Reader {
     const start = findStart(this.#registry.history, names, chosen ? lastEventId : this.#resumed ? null : this.#stream.lastEventId, rewind)
     // A channel joined in a later turn: what it carried since the client's Last-Event-ID is not known.
     const late = !chosen && this.#resumed && this.#stream.lastEventId !== null && fresh.length > 0
-    if (start.gap !== undefined || late) this.#addGap(start.gap ?? 'unknown', chosen ? names : fresh)
+    if ((start.gap !== undefined && (chosen || fresh.length > 0)) || late) this.#addGap(start.gap ?? 'unknown', chosen ? names : fresh)
 
     // Going back repeats nothing of the other channels: they go on from where the stream stood.
     const back = joined.length > 0 && start.from < this.position
@@ -59,10 +59,12 @@ export class Reader {
       ...names.map(name => {
         const old = joined.find(({ members }) => members.name === name)
         if (old !== undefined && !chosen) return { ...old, from: back ? Math.max(old.from, stood) : old.from, filter }
-        return { members: this.#registry.join(name, this.#stream), from: start.from, filter, ahead: start.ahead }
+        return { members: this.#registry.join(name, this.#stream), from: start.from, filter, ahead: start.ahead, newest: start.newest }
       })
     ]
     if (start.ahead !== undefined) this.#hold()
+    // Last: a listener may subscribe, unsubscribe or close the stream.
+    for (const channel of fresh) this.#registry.announce('subscribe', { channel, stream: this.#stream })
   }
 
   leave (names: readonly string[]): void {
@@ -75,16 +77,22 @@ export class Reader {
   /** The client comes from a process that has read more: wait until this one has read as much, and look again. */
   #hold (): void {
     this.#registry.sync().then(() => {
-      this.subscriptions = this.subscriptions.map(subscription => {
-        const { ahead, members } = subscription
+      const { history } = this.#registry
+      const stood = this.position
+      let back = stood
+      const found = this.subscriptions.map(subscription => {
+        const { ahead, members, newest } = subscription
         if (ahead === undefined) return subscription
-        const { position, state } = this.#registry.history.find(ahead)
+        const { position, state } = history.find(ahead)
         if (state === 'good') return { ...subscription, from: position, ahead: undefined }
-        this.#addGap('unknown', [members.name])
-        return { ...subscription, ahead: undefined }
+        this.#addGap(state === 'expired' ? state : 'unknown', [members.name])
+        const from = newest ?? subscription.from
+        back = Math.min(back, from)
+        return { ...subscription, from, ahead: undefined }
       })
-      // The first cursor that the client gets must not be older than its own.
-      this.position = Math.max(this.position, Math.min(...this.subscriptions.map(({ from }) => from)))
+      this.subscriptions = back === stood ? found : found.map((one, i) => this.subscriptions[i]!.ahead === undefined ? { ...one, from: Math.max(one.from, stood) } : one)
+      // The first cursor that the client gets must not be older than its own, unless it goes back.
+      this.position = back < stood ? back : Math.max(stood, Math.min(history.head, ...found.map(({ from }) => from)))
       this.#registry.ready(this.#stream)
     }, () => {}) // The backplane is closed, and the stream with it.
   }
@@ -104,7 +112,7 @@ export class Reader {
   /** Takes one step towards the head; undefined when it stands there. */
   step (): Step | undefined {
     const { history, pieces } = this.#registry
-    if (this.position >= history.head) return undefined
+    if (this.position >= history.head || this.subscriptions.length === 0) return undefined
     const end = history.markers.find(marker => marker >= this.position) ?? history.head
     if (end === this.position) {
       this.position++

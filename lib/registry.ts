@@ -248,7 +248,6 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     if (!members.streams.has(stream)) {
       members.streams.add(stream)
       this.counters.subscriptions++
-      this.announce('subscribe', { channel: name, stream })
     }
     return members
   }

@@ -120,6 +120,8 @@ export class Stream implements SseStream, Swept, OutletOwner {
     registry.streams.add(this)
     // The response's own 'close' is the one sign of a client that left which every method and protocol gives.
     response.on('close', () => this.#gone())
+    // But a pipelined request has no socket yet, and its response never hears of it if the connection breaks before its turn.
+    if (response.socket === null) request.raw.socket.once('close', () => { if (response.socket === null) this.#gone() })
     if (isGone(response)) this.#gone() // it left before the handler ran, and 'close' with it
   }
 
@@ -157,7 +159,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
       if (fields.id !== undefined && this.#subscribed) {
         throw new SSE_ERR_INVALID_EVENT('id', 'is not for send() on a subscribed stream: ids belong to the log there', received(fields.id))
       }
-      return this.#queue(encodeEvent(fields))
+      return this.#queue(encodeEvent(fields), fields.data === undefined ? 0 : 1)
     } catch (error) {
       return this.#registry.logged(Promise.reject(error), 'send failed', this.request.log)
     }
@@ -168,10 +170,10 @@ export class Stream implements SseStream, Swept, OutletOwner {
   }
 
   /** What is queued leaves with the next pass, or at once where it fills a piece. */
-  #queue (text: string): Promise<boolean> {
+  #queue (text: string, events: number): Promise<boolean> {
     this.#own += text
     this.#ownBytes += Buffer.byteLength(text)
-    this.#ownEvents++
+    this.#ownEvents += events
     if (this.state === 'open' && !this.blocked) {
       if (this.#ownBytes >= PIECE_BYTES) this.#flushOwn()
       else this.#registry.ready(this)
@@ -207,7 +209,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
     if (this.state === 'closed') return this
     this.reader ??= new Reader(this.#registry, this)
     this.reader.join(names, { lastEventId, rewind, filter })
-    this.#registry.ready(this)
+    if (this.reader !== undefined) this.#registry.ready(this)
     return this
   }
 
@@ -355,6 +357,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
       response.end(this.#own)
       return
     }
+    this.#registry.delivery.tick()
     this.state = 'open'
     this.#outlet = new Outlet(response, native, this)
     this.#registry.counters.opened++

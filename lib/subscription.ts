@@ -28,6 +28,8 @@ export interface Subscription {
   readonly filter: Filter | undefined
   /** The client's cursor, where it is newer than all that this process has read. The stream is held until that is read. */
   readonly ahead: string | undefined
+  /** Where `rewind` leads, should `ahead` turn out to be no good cursor. */
+  readonly newest?: number | undefined
 }
 
 /** `expired`, `unknown`: the client's cursor was not good. `reset`: the log itself lost entries. `overrun`: the stream stayed away too long. */
@@ -38,6 +40,8 @@ export interface Start {
   readonly from: number
   readonly gap: GapReason | undefined
   readonly ahead: string | undefined
+  /** Where `rewind` leads, should `ahead` turn out to be no good cursor. */
+  readonly newest?: number | undefined
 }
 
 /**
@@ -50,6 +54,6 @@ export function findStart (history: History, channels: readonly string[], cursor
   if (cursor === null) return { from: newest ?? history.head, gap: undefined, ahead: undefined }
   const { position, state } = history.find(cursor)
   if (state === 'good') return { from: position, gap: undefined, ahead: undefined }
-  if (state === 'ahead') return { from: history.head, gap: undefined, ahead: cursor }
+  if (state === 'ahead') return { from: history.head, gap: undefined, ahead: cursor, newest }
   return { from: newest ?? position, gap: state, ahead: undefined }
 }
