@@ -6,7 +6,7 @@ import { Carrier } from './carrier.ts'
 import type { Channel, StoredEventOf } from './channel.ts'
 import { SSE_ERR_ALREADY_REGISTERED, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from './errors.ts'
 import { memoryBackplane } from './memory-backplane.ts'
-import { checkStreamOptions, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
+import { checkStreamOptions, isPlain, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
 import { Registry, type SseRegistry } from './registry.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from './source.ts'
 import { isGone, Stream, type SseStream } from './stream.ts'
@@ -185,8 +185,7 @@ async function drain (registry: Registry): Promise<void> {
 }
 
 function isOptions (value: unknown): value is SseOptions | undefined {
-  return value === undefined || (typeof value === 'object' && value !== null && [Object.prototype, null].includes(Object.getPrototypeOf(value)) &&
-    !(Symbol.iterator in value) && !(Symbol.asyncIterator in value))
+  return value === undefined || (isPlain(value) && !(Symbol.iterator in value) && !(Symbol.asyncIterator in value))
 }
 
 /** What the client has: the option wins, then the header, then the query, which a page that cannot set headers may use. */

@@ -118,7 +118,7 @@ export function resolveOptions (options: SsePluginOptions): ResolvedOptions {
       maxAge: duration('history.maxAge', history.maxAge, DEFAULT_HISTORY_MAX_AGE)
     },
     heartbeatInterval: duration('heartbeatInterval', options.heartbeatInterval, DEFAULT_HEARTBEAT_INTERVAL),
-    retry: retryTime('retry', options.retry ?? DEFAULT_RETRY, options.retry),
+    retry: retryTime('retry', options.retry, DEFAULT_RETRY),
     serialize: fn('serialize', options.serialize, JSON.stringify),
     parse: fn('parse', options.parse, JSON.parse),
     maxEventBytes: count('maxEventBytes', options.maxEventBytes, DEFAULT_MAX_EVENT_BYTES, 1),
@@ -135,11 +135,16 @@ export function resolveOptions (options: SsePluginOptions): ResolvedOptions {
   }
 }
 
+/** An object that has no class: what options are. */
+export function isPlain (value: unknown): value is object {
+  return typeof value === 'object' && value !== null && [Object.prototype, null].includes(Object.getPrototypeOf(value))
+}
+
 const STREAM_OPTIONS: readonly string[] = ['lastEventId', 'rewind', 'filter', 'retry', 'maxAge']
 
 /** Checks the options of one stream or subscription: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
 export function checkStreamOptions<O extends SseOptions<any>> (options: O): O {
-  if (typeof options !== 'object' || options === null) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
   for (const name of Object.keys(options)) {
     if (!STREAM_OPTIONS.includes(name)) throw new SSE_ERR_INVALID_OPTION(name, `one of ${STREAM_OPTIONS.join(', ')}`, received(options[name as keyof O]))
   }
@@ -147,7 +152,7 @@ export function checkStreamOptions<O extends SseOptions<any>> (options: O): O {
   if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
   count('rewind', rewind, 0, 0)
   fn('filter', filter, () => true)
-  if (retry !== undefined) retryTime('retry', retry, retry)
+  retryTime('retry', retry, 0)
   duration('maxAge', maxAge, 0)
   return options
 }
@@ -178,15 +183,16 @@ function duration (name: string, value: unknown, byDefault: number): number {
   throw new SSE_ERR_INVALID_OPTION(name, `a number of milliseconds from 0 to ${LONGEST}`, received(value))
 }
 
-function retryTime (name: string, value: unknown, given: unknown): number {
+function retryTime (name: string, value: unknown, byDefault: number): number {
+  if (value === undefined) return byDefault
   if (isRetry(value)) return value
-  throw new SSE_ERR_INVALID_OPTION(name, 'a whole number of milliseconds >= 0', received(given))
+  throw new SSE_ERR_INVALID_OPTION(name, 'a whole number of milliseconds >= 0', received(value))
 }
 
 function retryRange (value: unknown): readonly [number, number] {
   if (value === undefined) return DEFAULT_DRAIN_RETRY
   if (Array.isArray(value) && value.length === 2 && isRetry(value[0]) && isRetry(value[1]) && value[0] <= value[1]) return [value[0], value[1]]
-  throw new SSE_ERR_INVALID_OPTION('drain.retry', 'two whole numbers of milliseconds >= 0, the smaller first', Array.isArray(value) ? JSON.stringify(value) : received(value))
+  throw new SSE_ERR_INVALID_OPTION('drain.retry', 'two whole numbers of milliseconds >= 0, the smaller first', Array.isArray(value) ? `[${value.map(received).join(',')}]` : received(value))
 }
 
 function fn<F extends Function> (name: string, value: F | undefined, byDefault: F): F {

@@ -4,6 +4,8 @@ import type { Subscription } from './subscription.ts'
 
 /** A write is at most this large, unless one event alone is larger. */
 export const PIECE_BYTES = 64 * 1024
+/** So many pieces are remembered for one position: where every stream has a filter of its own, looking for one would cost more than making it. */
+const SHARED_KINDS = 8
 /** So many entries are looked at for one piece, at most: a filter that lets nothing through must not hold the event loop. */
 const PIECE_ENTRIES = 2_048
 
@@ -56,14 +58,16 @@ export class Pieces {
   /** The piece for a stream that stands at a position, up to a later one at most. */
   get (subscriptions: readonly Subscription[], position: number, end: number): Piece {
     const { members } = subscriptions[0]!
-    const shared = members.pieces?.get(position)
-    if (shared !== undefined && (shared.full || shared.next === end) && sameSubscriptions(shared.subscriptions, subscriptions, position)) return shared
+    const others = members.pieces?.get(position) ?? []
+    for (const other of others) {
+      if ((other.full || other.next === end) && sameSubscriptions(other.subscriptions, subscriptions, position)) return other
+    }
     const piece = this.#make(subscriptions, position, end)
     if (members.pieces === undefined) {
       members.pieces = new Map()
       this.#shared.add(members)
     }
-    members.pieces.set(position, piece)
+    members.pieces.set(position, [piece, ...others.slice(0, SHARED_KINDS - 1)])
     return piece
   }
 

@@ -15,7 +15,7 @@ export interface Members {
   /** It is on the ready list. */
   ready: boolean
   /** What the present pass wrote for its streams, by position. */
-  pieces: Map<number, Piece> | undefined
+  pieces: Map<number, readonly Piece[]> | undefined
 }
 
 /**
