@@ -97,14 +97,22 @@ export class Reader {
     }, () => {}) // The backplane is closed, and the stream with it.
   }
 
-  /** What goes out before further entries: gap events, or once the cursor of the first position. */
-  prologue (): string {
+  /** The gap events that are due: they go out before anything else. */
+  gaps (): string {
     if (this.position < this.#registry.history.first) this.#catchUp()
     this.#resumed = true
-    const primed = this.#primed
+    if (this.#gaps === undefined) return ''
     this.#primed = true
-    if (this.#gaps !== undefined) return this.#tellGaps()
-    if (primed) return ''
+    return this.#tellGaps()
+  }
+
+  /**
+   * Once, the cursor of the first position. It goes out after the stream's own events: a client that drops before it comes back
+   * without it, and gets its snapshot again.
+   */
+  prime (): string {
+    if (this.#primed) return ''
+    this.#primed = true
     this.cursor = this.position
     return encodeCursor(this.#registry.history.cursorBefore(this.position))
   }

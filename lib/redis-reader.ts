@@ -38,10 +38,8 @@ export class Reader {
   #syncs: Sync[] = []
   /** Nonces of own publishes that were not read yet, with the number of reads begun when they were acknowledged. */
   readonly #unread = new Map<string, number>()
-  /** A loss that others may not see, so a cut is to be appended for them. `told`: our receiver knows it already. */
-  #cut: { readonly nonce: string, readonly told: boolean } | undefined
-  /** The nonce of the last own cut that our receiver knew of before. */
-  #toldCut = ''
+  /** A loss that others may not see, so a cut is to be appended for them. `shared`: somebody else may have seen it too. */
+  #cut: { readonly nonce: string, readonly shared: boolean } | undefined
 
   constructor (receiver: Receiver, log: RedisLog) {
     this.#receiver = receiver
@@ -125,8 +123,9 @@ export class Reader {
       this.#receiver.receive({ ...row.entry!, cursor: row.cursor }, Math.max(0, Math.round(now - parseInt(row.id))))
     } else if (row.kind === 'cut') {
       // Somebody else was first to say what we were about to say.
-      if (this.#cut?.told === true) this.#cut = undefined
-      if (row.nonce !== this.#toldCut) this.#receiver.reset(row.cursor)
+      if (this.#cut?.shared === true) this.#cut = undefined
+      // An own one too, though the loss was told already: a client that comes from a slower process may stand behind that place.
+      this.#receiver.reset(row.cursor)
     }
   }
 
@@ -149,11 +148,10 @@ export class Reader {
     for (const [nonce, acknowledged] of this.#unread) {
       if (acknowledged >= began) break
       this.#unread.delete(nonce)
-      this.#cut ??= { nonce: this.#log.nonce(), told: false }
+      this.#cut ??= { nonce: this.#log.nonce(), shared: false }
     }
     const cut = this.#cut
     if (cut !== undefined) {
-      if (cut.told) this.#toldCut = cut.nonce
       // If the answer is lost it is appended once more, and dropped by all as a repeated nonce.
       await this.#log.addCut(link, cut.nonce)
       this.#cut = undefined
@@ -183,7 +181,7 @@ export class Reader {
     }
     // A lost suffix: who had not read it yet cannot know.
     this.#last = common.cursor
-    this.#cut ??= { nonce: this.#log.nonce(), told: true }
+    this.#cut ??= { nonce: this.#log.nonce(), shared: true }
     this.#receiver.reset(common.cursor)
   }
 

@@ -264,10 +264,11 @@ export class Stream implements SseStream, Swept, OutletOwner {
   #advance (pieces: number): boolean {
     const reader = this.#subscribed && !this.reader!.held ? this.reader! : undefined
     if (reader !== undefined) {
-      const prologue = reader.prologue()
+      const gaps = reader.gaps()
       if (this.#reason !== undefined) return false // a listener of 'gap' closed it
-      this.#own = prologue + this.#own
-      this.#ownBytes += Buffer.byteLength(prologue)
+      const prime = reader.prime()
+      this.#own = gaps + this.#own + prime
+      this.#ownBytes += Buffer.byteLength(gaps) + Buffer.byteLength(prime)
     }
     this.#flushOwn()
     this.#makeRoom()
@@ -285,7 +286,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
       this.#registry.counters.delivered += step.events
       this.#write(step.frame)
     }
-    if (!this.blocked && (this.#heartbeatDue || reader.cursor < this.#registry.staleBefore)) this.#write(reader.freshCursor())
+    if (!this.blocked && this.#subscribed && (this.#heartbeatDue || reader.cursor < this.#registry.staleBefore)) this.#write(reader.freshCursor())
     return false
   }
 

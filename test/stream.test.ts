@@ -522,3 +522,20 @@ t.test('a client that leaves while its stream is opening leaves nothing behind',
   t.same(heard, [])
   t.match(app.sse.stats(), { streams: 0, subscriptions: 0, channels: 0, opened: 0 })
 })
+
+t.test('a stream that a listener of "gap" unsubscribes gets no cursor beyond what it was sent', async t => {
+  const app = await build(t, { history: { maxEvents: 8 } })
+  const channel = app.sse.channel('a')
+  app.get('/', (request, reply) => reply.sse(channel))
+  app.sse.on('gap', ({ stream }) => {
+    stream.unsubscribe(channel)
+    setTimeout(() => stream.send({ event: 'done', data: '' }), 50)
+  })
+  const url = await listen(app)
+  const first = await channel.publish('first')
+  for (let n = 0; n < 40; n++) await channel.publish(`n${n}`)
+  const client = await connect(url, { lastEventId: first })
+  await until(() => client.events.length === 1)
+  t.strictSame(client.gaps.map(({ reason, id }) => [reason, id]), [['expired', client.lastEventId]], 'a client that drops now comes back for the rest')
+  client.leave()
+})

@@ -1,0 +1,294 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { launch, skip } from './browser.ts'
+import { connect, until, type Client } from './client.ts'
+
+const ROOT = fileURLToPath(new URL('..', import.meta.url))
+
+interface Example {
+  url: string
+  /** What it prints after its address. */
+  lines: string[]
+  /** Stops it with the signal, and checks that it ends in time and has complained of nothing. */
+  stop (signal?: NodeJS.Signals): Promise<void>
+}
+
+/** Runs an example as its users do, on a free port. */
+async function run (t: Test, file: string, env: Record<string, string> = {}): Promise<Example> {
+  const child = spawn(process.execPath, ['--import', 'tsx', `example/${file}`], {
+    cwd: ROOT,
+    env: { ...process.env, PORT: '0', HOST: '127.0.0.1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe']
+  })
+  const ended = once(child, 'exit')
+  t.teardown(async () => {
+    child.kill('SIGKILL')
+    await ended
+  })
+  const lines: string[] = []
+  let errors = ''
+  child.stderr.setEncoding('utf8').on('data', text => { errors += text })
+  createInterface(child.stdout).on('line', line => lines.push(line))
+  await until(() => lines.length > 0 || child.exitCode !== null, `${file} to start`)
+  const url = /^Listening at (http:\S+)$/.exec(lines.shift() ?? '')?.[1]
+  if (url === undefined) throw new Error(`${file} did not start: ${errors}`)
+  return {
+    url,
+    lines,
+    async stop (signal = 'SIGTERM') {
+      const before = performance.now()
+      child.kill(signal)
+      await until(() => child.exitCode !== null || child.signalCode !== null, `${file} to end`)
+      t.equal(child.exitCode, 0, `${signal} ends it`)
+      const ms = performance.now() - before
+      t.ok(ms < 5_000, `${signal} took ${ms} ms`)
+      t.equal(errors, '', 'nothing went wrong in it')
+    }
+  }
+}
+
+const json = (url: string, body: unknown, { method = 'POST', cookie = '' } = {}) =>
+  fetch(url, { method, headers: { 'content-type': 'application/json', cookie }, body: JSON.stringify(body) })
+const named = (client: Client, name: string) => client.events.filter(({ event }) => event === name)
+const dataOf = (client: Client, name: string) => named(client, name).map(({ data }) => JSON.parse(data))
+
+t.test('llm.ts', async t => {
+  const ask = (url: string) => connect(`${url}/answer`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"question":"Why\\nis it so?"}' })
+
+  t.test('streams the answer token by token, and says that it is whole', async t => {
+    const example = await run(t, 'llm.ts', { TOKEN_MS: '5' })
+    const client = await ask(example.url)
+    t.equal(client.headers['content-type'], 'text/event-stream')
+    await until(() => client.closed === 'end', 'the end of the answer')
+    const tokens = named(client, 'token').map(({ data }) => data)
+    t.match(tokens.join(''), /^You asked: Why\nis it so\?\nA model would know\. .* and so on\.$/)
+    t.ok(tokens.length > 10)
+    t.strictSame(dataOf(client, 'done'), [{ tokens: tokens.length }])
+    t.equal(client.events.at(-1)?.event, 'done')
+    t.equal(await until(() => example.lines[0]), `The model is done after ${tokens.length} of ${tokens.length} tokens`)
+    await example.stop('SIGINT')
+  })
+
+  t.test('stops the model in the middle of an answer, when the client leaves', async t => {
+    const example = await run(t, 'llm.ts', { TOKEN_MS: '20' })
+    const client = await ask(example.url)
+    await client.first(3)
+    client.leave()
+    const [, sent, of] = /^The model was stopped after (\d+) of (\d+) tokens$/.exec(await until(() => example.lines[0]))!
+    t.ok(Number(sent) >= 3 && Number(sent) < Number(of), `${sent} of ${of}`)
+    await example.stop()
+  })
+
+  t.test('stops a model that is waiting for a token of its own, and not only with the next one', async t => {
+    const example = await run(t, 'llm.ts', { TOKEN_MS: '3600000' })
+    const client = await ask(example.url)
+    t.equal(client.status, 200)
+    client.leave()
+    t.match(await until(() => example.lines[0], 'the model to stop'), /^The model was stopped after 0 of \d+ tokens$/)
+    await example.stop()
+  })
+
+  t.test('stops the model when the server closes, and refuses what is no question', async t => {
+    const example = await run(t, 'llm.ts', { TOKEN_MS: '3600000' })
+    t.equal((await json(`${example.url}/answer`, { question: '' })).status, 400)
+    const client = await ask(example.url)
+    await example.stop()
+    await until(() => client.closed, 'the end of the answer')
+    t.equal(client.closed, 'end')
+    t.match(example.lines.join(), /^The model was stopped after 0 of \d+ tokens$/)
+  })
+})
+
+t.test('notifications.ts', async t => {
+  /** A user's session: cookie and stream. */
+  async function login (t: Test, url: string, user: string): Promise<{ cookie: string, open: () => Promise<Client> }> {
+    const response = await json(`${url}/login`, { user })
+    const cookie = response.headers.getSetCookie()[0]!.split(';')[0]!
+    return {
+      cookie,
+      open: async () => {
+        const client = await connect(`${url}/notifications`, { headers: { cookie } })
+        t.teardown(() => client.leave())
+        return client
+      }
+    }
+  }
+  const notify = async (url: string, user: string, text: string) => await (await json(`${url}/users/${user}/notifications`, { text })).json() as { id: string, text: string }
+
+  t.test('gives each user a channel behind the session: what is unread, and then what comes', async t => {
+    const { url, stop } = await run(t, 'notifications.ts')
+    t.equal((await fetch(`${url}/notifications`)).status, 401, 'nothing without a session')
+    const early = await notify(url, 'ann', 'early')
+    const [ann, bob] = [await login(t, url, 'ann'), await login(t, url, 'bob')]
+    const [annPage, bobPage] = [await ann.open(), await bob.open()]
+    await Promise.all([annPage.first(1), bobPage.first(1)])
+    t.strictSame(dataOf(annPage, 'unread'), [[early]])
+    t.strictSame(dataOf(bobPage, 'unread'), [[]])
+
+    const late = await notify(url, 'ann', 'late')
+    const his = await notify(url, 'bob', 'his')
+    t.equal((await fetch(`${url}/notifications/${early.id}`, { method: 'DELETE' })).status, 401)
+    await fetch(`${url}/notifications/${early.id}`, { method: 'DELETE', headers: { cookie: ann.cookie } })
+    await Promise.all([annPage.first(3), bobPage.first(2)])
+    t.strictSame(dataOf(annPage, 'added'), [late])
+    t.strictSame(dataOf(annPage, 'read'), [{ id: early.id }])
+    t.strictSame(dataOf(bobPage, 'added'), [his], 'and nothing of the other user')
+
+    const second = await ann.open()
+    await second.first(1)
+    t.strictSame(dataOf(second, 'unread'), [[late]], 'what was read is not unread on the next page')
+    await stop('SIGINT')
+    await until(() => annPage.closed === 'end' && second.closed === 'end')
+  })
+
+  t.test('loses nothing between what is unread and what comes, while others publish', async t => {
+    const { url, stop } = await run(t, 'notifications.ts')
+    const ann = await login(t, url, 'ann')
+    const texts: string[] = []
+    const publishing = (async () => { while (texts.length < 300) texts.push((await notify(url, 'ann', `n${texts.length}`)).text) })()
+    const pages: Client[] = []
+    for (let n = 1; n <= 10; n++) {
+      await until(() => texts.length >= n * 20)
+      pages.push(await ann.open())
+    }
+    await publishing
+    const seen = (page: Client) => new Set([...dataOf(page, 'unread').flat(), ...dataOf(page, 'added')].map(({ text }) => text))
+    for (const page of pages) {
+      await until(() => seen(page).has(texts.at(-1)), 'the last one')
+      t.strictSame([...seen(page)], texts)
+    }
+    await stop()
+  })
+
+  t.test('sends what is unread anew to a page that was too slow', async t => {
+    const { url, stop } = await run(t, 'notifications.ts')
+    const ann = await login(t, url, 'ann')
+    const page = await ann.open()
+    await page.first(1)
+    page.pause()
+    const large = 'x'.repeat(900 * 1024)
+    const ids: string[] = []
+    for (let n = 0; n < 40; n++) ids.push((await notify(url, 'ann', large)).id) // more than sockets and the history hold
+    for (const id of ids) await fetch(`${url}/notifications/${id}`, { method: 'DELETE', headers: { cookie: ann.cookie } })
+    const kept = await notify(url, 'ann', 'kept')
+    page.resume()
+    await until(() => named(page, 'unread').length === 2, 'what is unread, once more')
+    t.strictSame(page.gaps.map(({ reason }) => reason), ['overrun'])
+    t.ok(named(page, 'added').length < 40, 'some were lost')
+    t.strictSame(dataOf(page, 'unread'), [[], [kept]])
+    const later = await notify(url, 'ann', 'later')
+    await until(() => dataOf(page, 'added').some(({ id }) => id === later.id), 'what comes after that')
+    await stop()
+  })
+
+  t.test('ends the streams of a session with it', async t => {
+    const { url, stop } = await run(t, 'notifications.ts')
+    const [phone, desk] = [await login(t, url, 'ann'), await login(t, url, 'ann')]
+    const [left, stays] = [await phone.open(), await desk.open()]
+    await Promise.all([left.first(1), stays.first(1)])
+    t.equal((await json(`${url}/logout`, {}, { cookie: phone.cookie })).status, 200)
+    await until(() => left.closed === 'end', 'the stream to end')
+    t.equal((await phone.open()).status, 401)
+    const added = await notify(url, 'ann', 'still here')
+    await stays.first(2)
+    t.strictSame(dataOf(stays, 'added'), [added])
+    await stop()
+  })
+})
+
+t.test('metrics.ts serves the counters of the plugin and what its events tell, as Prometheus reads them', async t => {
+  const example = await run(t, 'metrics.ts', { TICK_MS: '10' })
+  const scrape = async () => {
+    const response = await fetch(`${example.url}/metrics`)
+    if (!response.headers.get('content-type')?.startsWith('text/plain; version=0.0.4')) throw new Error(await response.text())
+    const lines = (await response.text()).split('\n').filter(line => line !== '' && !line.startsWith('#'))
+    return Object.fromEntries(lines.map(line => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ')))])) as Record<string, number>
+  }
+  const idle = await scrape()
+  t.match(idle, { sse_streams: 0, sse_channels: 0, sse_streams_blocked: 0, sse_opened_total: 0, sse_delivered_total: 0, sse_backplane_up: 1 })
+
+  const clients = [await connect(`${example.url}/events`), await connect(`${example.url}/events`, { lastEventId: 'of another log' })]
+  for (const client of clients) await client.first(5)
+  const busy = await scrape()
+  t.match(busy, { sse_streams: 2, sse_channels: 1, sse_subscriptions: 2, sse_opened_total: 2, 'sse_gaps_total{reason="unknown"}': 1 })
+  t.ok(busy.sse_delivered_total! >= 10 && busy.sse_published_total! > idle.sse_published_total! && busy.sse_history_events! >= 5)
+  t.equal(busy.sse_published_total, busy.sse_received_total)
+  t.ok(busy.sse_written_bytes_total! >= busy.sse_delivered_total! * 24 && busy.sse_history_bytes! > 0)
+
+  clients[0]!.leave()
+  let closed = await scrape()
+  for (const end = Date.now() + 20_000; closed.sse_streams !== 1 && Date.now() < end; closed = await scrape()) await new Promise(resolve => setTimeout(resolve, 10))
+  t.match(closed, { sse_streams: 1, sse_opened_total: 2, sse_subscriptions: 1, 'sse_stream_duration_seconds_count{reason="client"}': 1 })
+  await example.stop()
+  await until(() => clients[1]!.closed === 'end')
+})
+
+t.test('monitor.ts sends what it has measured, then each new sample, and returns probes', async t => {
+  const { url, stop } = await run(t, 'monitor.ts', { SAMPLE_MS: '50' })
+  const first = await connect(`${url}/monitor`)
+  await first.first(3)
+  t.strictSame(first.events.slice(0, 3).map(({ event }) => event), ['samples', 'sample', 'sample'])
+  await until(() => dataOf(first, 'sample').some(({ streams }) => streams === 1), 'itself to be counted')
+  t.match(dataOf(first, 'sample').at(-1), { streams: 1, channels: 1, received: 0, delivered: 0, blocked: 0, gaps: 0 }, 'to watch publishes nothing, and there is no load unless asked for')
+
+  t.equal((await fetch(`${url}/monitor/probe`, { method: 'POST', body: 'a probe' })).status, 204)
+  await until(() => named(first, 'probe').some(({ data }) => data === 'a probe'), 'the probe')
+  await until(() => dataOf(first, 'sample').some(({ received, delivered }) => received > 0 && delivered > 0), 'the event to be counted')
+
+  const second = await connect(`${url}/monitor`, { lastEventId: first.lastEventId })
+  await second.first(2)
+  const [history] = dataOf(second, 'samples')
+  t.ok(history.length >= 3 && history.length <= 300, 'who comes later sees what was before')
+  t.strictSame(dataOf(second, 'probe'), [], 'but no old probes')
+  await stop('SIGINT')
+})
+
+t.test('monitor.ts in a browser shows the load, a client that blocks, gaps and the latency', { skip }, async t => {
+  const [{ url, stop }, browser] = await Promise.all([run(t, 'monitor.ts', { SAMPLE_MS: '100', LOAD: '8' }), launch(t)])
+  const page = await browser.newPage({ viewport: { width: 390, height: 844 }, colorScheme: 'dark' })
+  page.on('pageerror', error => t.fail(`the page threw: ${error}`))
+  page.on('response', response => { if (response.status() >= 400) t.fail(`${response.url()}: ${response.status()}`) })
+  await page.goto(url)
+  const timeout = 60_000
+  await page.locator('#status', { hasText: /^live$/ }).waitFor({ timeout })
+  // Blocked and gaps take some seconds, and show for the tenth of a second between two samples: so all that was shown counts.
+  await page.evaluate(() => {
+    const shown: Record<string, string[]> = {}
+    const note = () => { for (const output of document.querySelectorAll('output')) (shown[output.closest('section')!.id] ??= []).push(output.value) }
+    new MutationObserver(note).observe(document.getElementById('cards')!, { subtree: true, childList: true, characterData: true })
+    Object.assign(window, { shown })
+  })
+  const expected = {
+    streams: '^1?\\d$',
+    channels: '^7$', // 5 rooms, the files and the probes
+    received: '^[1-9]',
+    delivered: '^[1-9]',
+    bytes: '^[1-9]',
+    latency: '^[0-9.]+$',
+    blocked: '^1$',
+    gaps: '^1$'
+  }
+  for (const [key, pattern] of Object.entries(expected)) {
+    await page.waitForFunction(([key, pattern]) => (window as unknown as { shown: Record<string, string[]> }).shown[key!]?.some(text => new RegExp(pattern!).test(text)), [key, pattern], { timeout })
+      .catch(() => t.fail(`${key} never showed ${pattern}`))
+  }
+  t.equal(await page.locator('#cards canvas').count(), 8)
+  t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390, 'a phone does not scroll sideways')
+  /** How many pixels of a chart are drawn on. */
+  const ink = (key: string) => page.locator(`#${key} canvas`).evaluate((canvas: HTMLCanvasElement) =>
+    canvas.getContext('2d')!.getImageData(0, 0, canvas.width, canvas.height).data.filter((byte, i) => i % 4 === 3 && byte > 0).length)
+  for (const key of ['streams', 'received', 'delivered', 'bytes', 'latency', 'blocked', 'gaps']) t.ok(await ink(key) > 1_000, `${key} has a line`)
+
+  // What one chart points at, all show, and the number stays.
+  const chart = (await page.locator('#received .u-over').boundingBox())!
+  await page.mouse.move(chart.x + chart.width - 20, chart.y + 20)
+  await page.locator('#time.pointed').waitFor({ timeout })
+  await page.mouse.move(0, 0)
+  await page.locator('#time:not(.pointed)').waitFor({ timeout })
+
+  await stop('SIGINT')
+  await page.locator('#status', { hasText: /^reconnecting$/ }).waitFor({ timeout })
+})
