@@ -7,8 +7,6 @@ import type { Members } from './subscription.ts'
 const PIECES_A_VISIT = 4
 /** A pass holds the event loop no longer than this, in ms. */
 const SLICE = 5
-/** Looking at the clock costs as much as skipping a blocked stream. */
-const VISITS_A_LOOK = 8
 
 /**
  * The delivery pass: one walk over the streams that were ready when it began, moving each forward. Only a pass writes channel events.
@@ -90,7 +88,7 @@ export class Delivery {
     const end = this.now + SLICE
     while (this.#visited < this.#pass.length) {
       this.#visit(this.#pass[this.#visited++]!)
-      if (this.#visited % VISITS_A_LOOK === 0 && performance.now() > end) {
+      if (performance.now() > end) {
         setImmediate(() => this.#run())
         return
       }

@@ -44,8 +44,16 @@ export const SSE_ERR_BACKPLANE_DOWN = createError<[reason: string, options?: Err
 export const SSE_ERR_CLOSED = createError<[what: string]>(
   'SSE_ERR_CLOSED', '%s: the application is closing', 503)
 
-/** A value as an error message shows it: its type, and what it is where that is short. */
+/** A value as an error message shows it: its type, and what it is where that is short. Never throws, whatever the value is. */
 export function received (value: unknown): string {
+  try {
+    return describe(value)
+  } catch {
+    return typeof value // a proxy or a getter that throws
+  }
+}
+
+function describe (value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 60)}…` : value)
   if (typeof value === 'function') return 'a function'
   if (typeof value === 'object' && value !== null) {

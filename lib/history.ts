@@ -118,17 +118,17 @@ export class History {
     }
     // The newest stretch between markers decides, unless an older one knows this very cursor.
     let end = head
-    let newest: Place | undefined
+    let place: Place | undefined
     for (let i = this.markers.length; i >= 0; i--) {
       const start = i === 0 ? first : this.markers[i - 1]! + 1
       const position = this.#after(cursor, start, end)
-      if (position >= start && this.cursorBefore(position) === cursor) return { position, state: 'good' }
-      newest ??= position < start
-        ? { position: first, state: 'expired' }
-        : { position, state: position === head && this.#compare(cursor, this.cursorBefore(head)) > 0 ? 'ahead' : 'unknown' }
+      if (position >= start) {
+        if (this.cursorBefore(position) === cursor) return { position, state: 'good' }
+        place ??= { position, state: position === head && this.#compare(cursor, this.cursorBefore(head)) > 0 ? 'ahead' : 'unknown' }
+      }
       end = start - 1
     }
-    return newest!
+    return place ?? { position: first, state: 'expired' }
   }
 
   /** The position, from start to end, of the first entry with a greater cursor; start - 1 where already the cursor before start is greater. */
@@ -207,7 +207,7 @@ export class History {
 
 /** The positions of one channel's entries, rising: a list that is cheap to push to, to shift from and to search. */
 export class Positions {
-  readonly #list: number[]
+  #list: number[]
   #start = 0
 
   constructor (...positions: number[]) {
@@ -223,7 +223,7 @@ export class Positions {
   /** Drops the oldest and tells how many are left. Moving the rest down only once it is the smaller half keeps this constant. */
   shift (): number {
     if (++this.#start * 2 > this.#list.length) {
-      this.#list.splice(0, this.#start)
+      this.#list = this.#list.slice(this.#start) // splice() would keep the room of the longest burst
       this.#start = 0
     }
     return this.length

@@ -1,5 +1,7 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { Http2ServerRequest } from 'node:http2'
+import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Carrier } from './carrier.ts'
@@ -7,9 +9,10 @@ import type { Channel, StoredEventOf } from './channel.ts'
 import { SSE_ERR_ALREADY_REGISTERED, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from './errors.ts'
 import { memoryBackplane } from './memory-backplane.ts'
 import { checkStreamOptions, isPlain, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
+import { isGone } from './outlet.ts'
 import { Registry, type SseRegistry } from './registry.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from './source.ts'
-import { isGone, Stream, type SseStream } from './stream.ts'
+import { Stream, type SseStream } from './stream.ts'
 
 export { memoryBackplane }
 export type { Backplane, Entry, NewEntry, Receiver } from './backplane.ts'
@@ -67,7 +70,15 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
     onError(reply as Reply)
     done()
   })
-  app.addHook('preClose', () => drain(registry))
+  const sockets = new Map<string, Socket>()
+  if (app.initialConfig.http2 === true) {
+    app.server.on('connection', socket => {
+      const client = address(socket)
+      sockets.set(client, socket)
+      socket.once('close', () => sockets.delete(client))
+    })
+  }
+  app.addHook('preClose', () => drain(registry, sockets))
   app.addHook('onClose', async () => {
     unsubscribe(HANDLER_ERROR, onHandlerError)
     await registry.close()
@@ -167,26 +178,36 @@ function onHandlerError (message: unknown): void {
   reply[kStream]?.fail(error)
 }
 
+const address = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
+
 /** From preClose on: tells every stream to come back later, waits for the sockets, and destroys the rest. */
-async function drain (registry: Registry): Promise<void> {
+async function drain (registry: Registry, sockets: ReadonlyMap<string, Socket>): Promise<void> {
   registry.closing = true
   // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
   const sessions = new Set([...registry.streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
+  // A session whose client takes nothing waits for it even when destroyed, and lets nobody destroy its socket: so the server's own.
+  const taken = [...sessions].map(session => session === undefined ? undefined : sockets.get(address(session.socket as Socket)))
   for (const session of sessions) session?.close()
   for (const stream of registry.streams) if (stream.state === 'open') stream.drain()
   // Those too that ended a moment ago and are not flushed.
   const waiting = [...registry.sweep.swept]
-  const timer = setTimeout(() => {
-    for (const stream of waiting) stream.destroy()
-    for (const session of sessions) session?.destroy()
-  }, registry.options.drain.timeout)
-  await Promise.all(waiting.map(({ done }) => done))
-  clearTimeout(timer)
+  const late = new AbortController()
+  await Promise.race([
+    Promise.all(waiting.map(({ done }) => done)),
+    sleep(registry.options.drain.timeout, undefined, { signal: late.signal }).then(() => {
+      for (const stream of waiting) stream.destroy()
+      for (const socket of taken) socket?.destroy()
+    })
+  ])
+  late.abort()
 }
 
 function isOptions (value: unknown): value is SseOptions | undefined {
   return value === undefined || (isPlain(value) && !(Symbol.iterator in value) && !(Symbol.asyncIterator in value))
 }
+
+/** Stands for a cursor that cannot be read: of no log. */
+const UNREADABLE = '?'
 
 /** What the client has: the option wins, then the header, then the query, which a page that cannot set headers may use. */
 function lastEventId (request: FastifyRequest, options: SseOptions): string | null {
@@ -195,7 +216,9 @@ function lastEventId (request: FastifyRequest, options: SseOptions): string | nu
   // Node reads headers as latin1; a client encodes this one as UTF-8 (WHATWG HTML 9.2.3).
   if (header !== undefined && header !== '') return Buffer.from(String(header), 'latin1').toString()
   const query = (request.query as { lastEventId?: unknown } | null | undefined)?.lastEventId
-  return query === undefined || query === '' ? null : String(query)
+  if (query === undefined || query === '') return null
+  // What a parser makes of `?lastEventId[x]=a` is no cursor, and may be an object that cannot be made a string.
+  return typeof query === 'object' ? UNREADABLE : String(query)
 }
 
 function acceptsSse (this: FastifyRequest): boolean {

@@ -85,3 +85,23 @@ export class Outlet {
     this.#response.destroy()
   }
 }
+
+/** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own. */
+export function isGone (response: Writable & { stream?: { destroyed?: boolean } }): boolean {
+  return response.destroyed ?? response.stream?.destroyed ?? false
+}
+
+/** What waits for its turn on a socket, to be told when that closes: one listener for all, however many a client pipelines. */
+const pipelined = new WeakMap<Socket, Map<ServerResponse, () => void>>()
+
+/** Calls back when a socket closes that a pipelined response was waiting for. */
+export function onSocketClose (socket: Socket, response: ServerResponse, gone: () => void): void {
+  let waiting = pipelined.get(socket)
+  if (waiting === undefined) {
+    const all = waiting = new Map()
+    pipelined.set(socket, all)
+    socket.once('close', () => { for (const gone of all.values()) gone() })
+  }
+  waiting.set(response, gone)
+  response.once('close', () => waiting.delete(response))
+}

@@ -6,8 +6,10 @@ import type { Subscription } from './subscription.ts'
 export const PIECE_BYTES = 64 * 1024
 /** So many pieces are remembered for one position: where every stream has a filter of its own, looking for one would cost more than making it. */
 const SHARED_KINDS = 8
+/** What a pass remembers to share, at most, in bytes: clients that replay from many places share little. */
+const SHARED_BYTES = 8 * 1024 * 1024
 /** So many entries are looked at for one piece, at most: a filter that lets nothing through must not hold the event loop. */
-const PIECE_ENTRIES = 2_048
+const PIECE_ENTRIES = 512
 
 /**
  * Bytes ready for a socket: one chunk of a chunked body (RFC 9112, section 7.1), of which `body` is the part without
@@ -49,6 +51,7 @@ export class Pieces {
   /** Parsed once for all filters of a pass. */
   readonly #stored = new Map<number, StoredEvent>()
   readonly #shared = new Set<Subscription['members']>()
+  #bytes = 0
 
   constructor (history: History, parse: (text: string) => unknown) {
     this.#history = history
@@ -63,6 +66,8 @@ export class Pieces {
       if ((other.full || other.next === end) && sameSubscriptions(other.subscriptions, subscriptions, position)) return other
     }
     const piece = this.#make(subscriptions, position, end)
+    this.#bytes += piece.frame?.chunk.length ?? 0
+    if (this.#bytes > SHARED_BYTES) this.clear()
     if (members.pieces === undefined) {
       members.pieces = new Map()
       this.#shared.add(members)
@@ -71,11 +76,12 @@ export class Pieces {
     return piece
   }
 
-  /** At the end of a pass. */
+  /** Forgets them, at the end of a pass. */
   clear (): void {
     for (const members of this.#shared) members.pieces = undefined
     this.#shared.clear()
     this.#stored.clear()
+    this.#bytes = 0
   }
 
   #make (subscriptions: readonly Subscription[], position: number, end: number): Piece {

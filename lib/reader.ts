@@ -36,35 +36,46 @@ export class Reader {
 
   /** The client's cursor is newer than what this process has read. */
   get held (): boolean {
-    return this.subscriptions.some(({ ahead }) => ahead !== undefined)
+    return this.subscriptions.some(({ held }) => held !== undefined)
   }
 
-  join (names: readonly string[], { lastEventId, rewind, filter }: SubscribeOptions): void {
+  join (names: readonly string[], options: SubscribeOptions): void {
     this.#registry.history.evict(performance.now())
-    const joined = this.subscriptions
-    const known = new Set(joined.map(({ members }) => members.name))
-    const fresh = names.filter(name => !known.has(name))
-    const chosen = lastEventId !== undefined
-    const start = findStart(this.#registry.history, names, chosen ? lastEventId : this.#resumed ? null : this.#stream.lastEventId, rewind)
-    // A channel joined in a later turn: what it carried since the client's Last-Event-ID is not known.
-    const late = !chosen && this.#resumed && this.#stream.lastEventId !== null && fresh.length > 0
-    if ((start.gap !== undefined && (chosen || fresh.length > 0)) || late) this.#addGap(start.gap ?? 'unknown', chosen ? names : fresh)
-
-    // Going back repeats nothing of the other channels: they go on from where the stream stood.
-    const back = joined.length > 0 && start.from < this.position
-    const stood = this.position
-    if (joined.length === 0 || back) this.position = start.from
-    this.subscriptions = [
-      ...joined.filter(({ members }) => !names.includes(members.name)).map(other => back ? { ...other, from: Math.max(other.from, stood) } : other),
-      ...names.map(name => {
-        const old = joined.find(({ members }) => members.name === name)
-        if (old !== undefined && !chosen) return { ...old, from: back ? Math.max(old.from, stood) : old.from, filter }
-        return { members: this.#registry.join(name, this.#stream), from: start.from, filter, ahead: start.ahead, newest: start.newest }
-      })
-    ]
-    if (start.ahead !== undefined) this.#hold()
+    const joined = new Set(this.subscriptions.map(({ members }) => members.name))
+    const fresh = names.filter(name => !joined.has(name))
+    const { lastEventId } = options
+    this.#start(names, fresh, lastEventId !== undefined ? lastEventId : this.#resumed ? null : this.#stream.lastEventId, options)
     // Last: a listener may subscribe, unsubscribe or close the stream.
     for (const channel of fresh) this.#registry.announce('subscribe', { channel, stream: this.#stream })
+  }
+
+  /** @param settled this process has read all that there is: a cursor that is newer still is not good */
+  #start (names: readonly string[], fresh: readonly string[], cursor: string | null, options: SubscribeOptions, settled = false): void {
+    const { filter, rewind } = options
+    const chosen = options.lastEventId !== undefined || settled
+    const start = findStart(this.#registry.history, names, cursor, rewind)
+    const held = start.ahead && !settled ? { cursor: cursor!, options } : undefined
+    // A channel joined in a later turn: what it carried since the client's Last-Event-ID is not known.
+    const late = !chosen && this.#resumed && this.#stream.lastEventId !== null
+    const gap = start.gap ?? (late || (start.ahead && settled) ? 'unknown' : undefined)
+    const told = chosen ? names : fresh
+    if (gap !== undefined && told.length > 0) this.#addGap(gap, told)
+
+    // Going back repeats nothing of the other channels: they go on from where the stream stood.
+    const stood = this.position
+    const back = this.subscriptions.length > 0 && start.from < stood
+    const stay = (subscription: Subscription): Subscription => back ? { ...subscription, from: Math.max(subscription.from, stood) } : subscription
+    if (this.subscriptions.length === 0 || back) this.position = start.from
+    const known = new Map(this.subscriptions.map(subscription => [subscription.members.name, subscription]))
+    this.subscriptions = [
+      ...this.subscriptions.filter(({ members }) => !names.includes(members.name)).map(stay),
+      ...names.map(name => {
+        const old = known.get(name)
+        if (old !== undefined && !chosen) return { ...stay(old), filter }
+        return { members: this.#registry.join(name, this.#stream), from: start.from, filter, held }
+      })
+    ]
+    if (held !== undefined) this.#hold()
   }
 
   leave (names: readonly string[]): void {
@@ -77,22 +88,15 @@ export class Reader {
   /** The client comes from a process that has read more: wait until this one has read as much, and look again. */
   #hold (): void {
     this.#registry.sync().then(() => {
+      if (this.#stream.reader !== this) return // closed meanwhile
       const { history } = this.#registry
-      const stood = this.position
-      let back = stood
-      const found = this.subscriptions.map(subscription => {
-        const { ahead, members, newest } = subscription
-        if (ahead === undefined) return subscription
-        const { position, state } = history.find(ahead)
-        if (state === 'good') return { ...subscription, from: position, ahead: undefined }
-        this.#addGap(state === 'expired' ? state : 'unknown', [members.name])
-        const from = newest ?? subscription.from
-        back = Math.min(back, from)
-        return { ...subscription, from, ahead: undefined }
-      })
-      this.subscriptions = back === stood ? found : found.map((one, i) => this.subscriptions[i]!.ahead === undefined ? { ...one, from: Math.max(one.from, stood) } : one)
-      // The first cursor that the client gets must not be older than its own, unless it goes back.
-      this.position = back < stood ? back : Math.max(stood, Math.min(history.head, ...found.map(({ from }) => from)))
+      for (const held of new Set(this.subscriptions.map(({ held }) => held))) {
+        if (held === undefined) continue
+        const names = this.subscriptions.filter(subscription => subscription.held === held).map(({ members }) => members.name)
+        this.#start(names, [], held.cursor, held.options, true)
+      }
+      // The first cursor that the client gets must not be older than its own.
+      this.position = Math.max(this.position, Math.min(history.head, ...this.subscriptions.map(({ from }) => from)))
       this.#registry.ready(this.#stream)
     }, () => {}) // The backplane is closed, and the stream with it.
   }

@@ -29,7 +29,11 @@ export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
 
 type EventFor<Name extends string> = string extends Name
   ? PublishEvent<any>
-  : Name extends keyof SseChannels ? PublishEvent<SseChannels[Name]> : PublishEvent<any>
+  : [Name & keyof SseChannels] extends [never] ? PublishEvent<any> : EventForAll<Name & keyof SseChannels>
+
+/** What each of these channels takes: the intersection, by way of a parameter. */
+type EventForAll<Name extends keyof SseChannels> =
+  (Name extends unknown ? (event: PublishEvent<SseChannels[Name]>) => void : never) extends (event: infer Event extends PublishEvent<any>) => void ? Event : never
 
 /** What the registry emits. A listener that throws is logged. */
 export interface SseRegistryEvents {
@@ -267,6 +271,9 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   /** Checks an event's fields and size. @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
   checkEvent (event: SseEvent | string): EventFields & { serialized: boolean } {
     const fields = checkFields(event, this.options.serialize)
+    // A text takes at least a byte for each of its units, and up to seven: what is too large anyway is not encoded first.
+    const least = (fields.data?.length ?? 0) + (fields.comment?.length ?? 0)
+    if (least > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(least, this.options.maxEventBytes)
     const bytes = Buffer.byteLength(encodeEvent({ ...fields, id: undefined }))
     if (bytes > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, this.options.maxEventBytes)
     return fields

@@ -5,7 +5,7 @@ import { ChannelHandle, type Channel, type StoredEventOf } from './channel.ts'
 import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, received } from './errors.ts'
 import { encodeComment, encodeEvent, encodeRetry, isRetry, type SseEvent } from './event.ts'
 import { checkStreamOptions, type SseOptions, type SubscribeOptions } from './options.ts'
-import { Outlet, type OutletOwner } from './outlet.ts'
+import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { makeFrame, PIECE_BYTES, type Frame } from './piece.ts'
 import { Reader } from './reader.ts'
 import type { Registry } from './registry.ts'
@@ -64,6 +64,8 @@ function defer<T> (): Deferred<T> {
 
 const YES = Promise.resolve(true)
 const NO = Promise.resolve(false)
+/** After these the client must not take what it has for the whole. */
+const BROKEN_OFF: readonly CloseReason[] = ['stall', 'overflow', 'error']
 const HEARTBEAT = makeFrame(encodeComment(''))
 
 /** What the plugin knows of a stream when it makes one. */
@@ -116,12 +118,14 @@ export class Stream implements SseStream, Swept, OutletOwner {
     this.#key = key
     this.#options = options
     // Streams that were opened together must not come back together.
-    this.#maxAge = (options.maxAge ?? registry.options.maxAge) * (0.9 + 0.1 * Math.random())
+    const maxAge = options.maxAge ?? registry.options.maxAge
+    // And none may outlive it: the sweep is late by its period, and under load by a little more.
+    this.#maxAge = 0.9 * maxAge + Math.random() * (0.1 * maxAge - 2 * Math.min(1_000, maxAge / 40))
     registry.streams.add(this)
     // The response's own 'close' is the one sign of a client that left which every method and protocol gives.
     response.on('close', () => this.#gone())
     // But a pipelined request has no socket yet, and its response never hears of it if the connection breaks before its turn.
-    if (response.socket === null) request.raw.socket.once('close', () => { if (response.socket === null) this.#gone() })
+    if (response.socket === null) onSocketClose(request.raw.socket, response, () => this.#gone())
     if (isGone(response)) this.#gone() // it left before the handler ran, and 'close' with it
   }
 
@@ -333,7 +337,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
 
   get shortestLimit (): number {
     const { heartbeatInterval, stallTimeout } = this.#registry.options
-    const limits = [heartbeatInterval, stallTimeout, this.#maxAge].filter(limit => limit > 0)
+    const limits = [heartbeatInterval, stallTimeout, this.#maxAge / 4].filter(limit => limit > 0)
     return limits.length === 0 ? 0 : Math.min(...limits)
   }
 
@@ -355,7 +359,8 @@ export class Stream implements SseStream, Swept, OutletOwner {
     if (isGone(response)) return this.#gone()
     if (this.#registry.closing) this.drain()
     if (this.state === 'closed') {
-      response.end(this.#own)
+      if (BROKEN_OFF.includes(this.#reason!)) response.destroy()
+      else response.end(this.#own)
       return
     }
     this.#registry.delivery.tick()
@@ -427,7 +432,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
 
   #endResponse (outlet: Outlet, reason: CloseReason): void {
     if (reason === 'client') return
-    if (reason === 'stall' || reason === 'overflow' || reason === 'error') return outlet.destroy()
+    if (BROKEN_OFF.includes(reason)) return outlet.destroy()
     this.#events += this.#ownEvents
     this.#count(Buffer.byteLength(this.#own))
     outlet.end(this.#own)
@@ -453,9 +458,4 @@ export class Stream implements SseStream, Swept, OutletOwner {
   destroy (): void {
     this.#outlet?.destroy()
   }
-}
-
-/** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own. */
-export function isGone (response: Writable & { stream?: { destroyed?: boolean } }): boolean {
-  return response.destroyed ?? response.stream?.destroyed ?? false
 }

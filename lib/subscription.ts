@@ -1,5 +1,6 @@
 import type { StoredEvent } from './event.ts'
 import type { History } from './history.ts'
+import type { SubscribeOptions } from './options.ts'
 import type { Piece } from './piece.ts'
 import type { Stream } from './stream.ts'
 
@@ -26,10 +27,8 @@ export interface Subscription {
   readonly members: Members
   readonly from: number
   readonly filter: Filter | undefined
-  /** The client's cursor, where it is newer than all that this process has read. The stream is held until that is read. */
-  readonly ahead: string | undefined
-  /** Where `rewind` leads, should `ahead` turn out to be no good cursor. */
-  readonly newest?: number | undefined
+  /** Set where the client's cursor is newer than all that this process has read: the stream is held until that is read, and starts then. */
+  readonly held: { readonly cursor: string, readonly options: SubscribeOptions } | undefined
 }
 
 /** `expired`, `unknown`: the client's cursor was not good. `reset`: the log itself lost entries. `overrun`: the stream stayed away too long. */
@@ -39,9 +38,8 @@ export type GapReason = 'expired' | 'unknown' | 'reset' | 'overrun'
 export interface Start {
   readonly from: number
   readonly gap: GapReason | undefined
-  readonly ahead: string | undefined
-  /** Where `rewind` leads, should `ahead` turn out to be no good cursor. */
-  readonly newest?: number | undefined
+  /** The cursor is newer than the head. */
+  readonly ahead: boolean
 }
 
 /**
@@ -51,9 +49,8 @@ export interface Start {
  */
 export function findStart (history: History, channels: readonly string[], cursor: string | null, rewind: number | undefined): Start {
   const newest = rewind === undefined ? undefined : history.rewind(channels, rewind)
-  if (cursor === null) return { from: newest ?? history.head, gap: undefined, ahead: undefined }
+  if (cursor === null) return { from: newest ?? history.head, gap: undefined, ahead: false }
   const { position, state } = history.find(cursor)
-  if (state === 'good') return { from: position, gap: undefined, ahead: undefined }
-  if (state === 'ahead') return { from: history.head, gap: undefined, ahead: cursor, newest }
-  return { from: newest ?? position, gap: state, ahead: undefined }
+  if (state === 'good') return { from: position, gap: undefined, ahead: false }
+  return { from: newest ?? position, gap: state === 'ahead' ? undefined : state, ahead: state === 'ahead' }
 }

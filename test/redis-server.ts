@@ -4,7 +4,6 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Test } from 'tap'
 import { until } from './backplane-contract.ts'
 
 /** For tap's `skip`: why tests with Redis cannot run here. In CI they run, and fail, all the same. */
@@ -12,9 +11,16 @@ export const noRedis: string | false = process.env.CI !== 'true' && spawnSync('r
   ? 'redis-server is not installed'
   : false
 
+/** What a test is to a helper that starts something. */
+export interface Teardown {
+  teardown (fn: () => unknown): void
+}
+
 export interface RedisServerOptions {
   /** Keeps its data in an append-only file over restarts. @default false */
   aof?: boolean
+  /** When that file is synced. @default 'no', which a kill -9 of Redis alone does not mind */
+  appendfsync?: 'no' | 'always'
   /** The port of the server whose replica it is. */
   replicaOf?: number
 }
@@ -31,7 +37,7 @@ export class RedisServer {
     this.#options = options
   }
 
-  static async start (t: Test, options: RedisServerOptions = {}): Promise<RedisServer> {
+  static async start (t: Teardown, options: RedisServerOptions = {}): Promise<RedisServer> {
     const server = new RedisServer(options)
     t.teardown(async () => {
       await server.kill()
@@ -54,16 +60,15 @@ export class RedisServer {
 
   /** Starts it again, after kill(), on the same port: with its data if it has an append-only file, else empty. */
   async restart (): Promise<void> {
-    const { aof = false, replicaOf } = this.#options
+    const { aof = false, appendfsync = 'no', replicaOf } = this.#options
     const child = spawn('redis-server', [
       '--port', String(this.port), '--bind', '127.0.0.1', '--dir', this.#dir, '--save', '',
-      '--appendonly', aof ? 'yes' : 'no', '--appendfsync', 'no', '--loglevel', 'warning', '--repl-diskless-sync-delay', '0',
+      '--appendonly', aof ? 'yes' : 'no', '--appendfsync', appendfsync, '--loglevel', 'warning', '--repl-diskless-sync-delay', '0',
       ...(replicaOf === undefined ? [] : ['--replicaof', '127.0.0.1', String(replicaOf)])
     ], { stdio: 'ignore' })
     this.#process = child
     await once(child, 'spawn')
-    // Outlives a test that is killed just long enough to kill the server.
-    this.#guard = spawn('sh', ['-c', 'cat > /dev/null; kill -9 "$0"', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
+    this.#guard = guard(child)
     await until('redis-server answers', async () => {
       if (child.exitCode !== null) throw new Error(`redis-server ended with ${child.exitCode}`)
       return (await this.command('PING').catch(() => '')).startsWith('+PONG')
@@ -97,6 +102,11 @@ export class RedisServer {
       socket.destroy()
     }
   }
+}
+
+/** Outlives a test that is killed just long enough to kill what it started, stopped or not. */
+export function guard (child: ChildProcess): ChildProcess {
+  return spawn('sh', ['-c', 'cat > /dev/null; kill -9 "$0"', String(child.pid)], { stdio: ['pipe', 'ignore', 'ignore'] })
 }
 
 export async function freePort (): Promise<number> {

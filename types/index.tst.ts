@@ -204,6 +204,10 @@ time.publish({ event: 'tick', data: null })
 time.publish({ event: 'tick' })
 // @ts-expect-error no such event
 time.publish({ event: 'tock', data: { n: 1 } })
+// @ts-expect-error wrong data, though the other channel would take it
+app.sse.publish(['typed-time', 'untyped'], { event: 'tick', data: { n: '1' } })
+// @ts-expect-error the other channel has no such event
+app.sse.publish(['typed-time', 'typed-chat'], { event: 'tick', data: { n: 1 } })
 // @ts-expect-error an event without a name is none of this channel
 time.publish({ data: { n: 1 } })
 // @ts-expect-error nor is a string
