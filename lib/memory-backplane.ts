@@ -7,7 +7,7 @@ import { SSE_ERR_CLOSED, SSE_ERR_INVALID_OPTION } from './errors.ts'
  * known to be foreign, and its client gets a gap event instead of a guess.
  */
 export function memoryBackplane (): Backplane {
-  const epoch = randomBytes(6).toString('base64url')
+  const epoch = randomBytes(6).toString('hex')
   const prefix = epoch + '-'
   let receiver: Receiver | undefined
   let closed = false

@@ -39,6 +39,9 @@ export function redisBackplane (options: RedisBackplaneOptions): Backplane {
   return new RedisBackplane(checkClient(client), key)
 }
 
+/** ms that close() waits for the answers to publishes under way. */
+const LAST_ANSWERS = 500
+
 /** What a connection is kept for, until it ends. `works` says that it serves. */
 type Use = (link: Link, works: () => void) => Promise<never>
 
@@ -54,6 +57,8 @@ class RedisBackplane implements Backplane {
   /** The uses that fail now, and why. */
   readonly #failing = new Map<Use, Error>()
   #writer: Link | undefined
+  /** Publishes that wait for their answer. */
+  readonly #adding = new Set<Promise<string>>()
 
   constructor (client: RedisClient, key: string) {
     this.#client = client
@@ -86,7 +91,9 @@ class RedisBackplane implements Backplane {
     reader.expect(nonce)
     try {
       // No await before this line: the order of the calls is the order of the log.
-      const id = await log.add(writer, encodeEntry(nonce, entry))
+      const adding = log.add(writer, encodeEntry(nonce, entry))
+      this.#adding.add(adding)
+      const id = await adding.finally(() => this.#adding.delete(adding))
       reader.acknowledge(nonce)
       return cursorOf(id, nonce)
     } catch (error) {
@@ -109,6 +116,8 @@ class RedisBackplane implements Backplane {
   async close (): Promise<void> {
     this.#life.abort()
     this.#parts?.reader.silence()
+    // What was published a moment ago gets its answer.
+    if (this.#adding.size > 0) await Promise.race([Promise.allSettled(this.#adding), sleep(LAST_ANSWERS, undefined, { ref: false })])
     for (const link of this.#links) link.end()
   }
 

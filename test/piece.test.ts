@@ -25,7 +25,7 @@ const everyone = new Map<string, Members>()
 function to (name: string, { from = 0, filter }: { from?: number, filter?: Filter } = {}): Subscription {
   let members = everyone.get(name)
   if (members === undefined) everyone.set(name, members = { name, streams: new Set(), evicted: -1, ready: false, pieces: undefined })
-  return { members, from, filter, ahead: undefined }
+  return { members, from, filter, held: undefined }
 }
 
 t.afterEach(() => everyone.clear())

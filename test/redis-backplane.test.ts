@@ -440,6 +440,14 @@ t.test('with Redis', { skip: noRedis }, async t => {
       })
     })
 
+    t.test(`what was published just before close() gets its answer, with ${name}`, { buffered: true }, async t => {
+      const [backplane] = await opened(t, make(server.port), newKey())
+      const answers = Promise.allSettled(Array.from({ length: 100 }, (_, n) => backplane.append(entry(String(n)))))
+      await backplane.close()
+      t.same((await answers).filter(({ status }) => status === 'rejected'), [])
+      await t.rejects(backplane.append(entry('late')), { code: 'SSE_ERR_CLOSED' })
+    })
+
     t.test(`a start that fails, with ${name}`, { buffered: true }, async t => {
       async function refused (port: number, key: string, message: RegExp, within: number): Promise<void> {
         const backplane = redisBackplane({ client: make(port), key })
