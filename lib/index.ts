@@ -1,11 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import type { Http2ServerRequest } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import fp from 'fastify-plugin'
 import { Carrier } from './carrier.ts'
 import type { Channel, StoredEventOf } from './channel.ts'
+import { drain, keepSockets } from './drain.ts'
 import { SSE_ERR_ALREADY_REGISTERED, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from './errors.ts'
 import { memoryBackplane } from './memory-backplane.ts'
 import { checkStreamOptions, isPlain, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
@@ -19,7 +18,8 @@ export type { Backplane, Entry, NewEntry, Receiver } from './backplane.ts'
 export type { Channel, PublishEvent, SseChannels, StoredEventOf } from './channel.ts'
 export type { SseEvent, StoredEvent } from './event.ts'
 export type { SseOptions, SsePluginOptions, SubscribeOptions } from './options.ts'
-export type { SseRegistry, SseRegistryEvents, SseStats } from './registry.ts'
+export type { SseRegistry, SseRegistryEvents } from './registry.ts'
+export type { SseStats } from './stats.ts'
 export type { SseItem, SseSource } from './source.ts'
 export type { CloseReason, SseStream } from './stream.ts'
 export type { Filter, GapReason } from './subscription.ts'
@@ -70,14 +70,7 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
     onError(reply as Reply)
     done()
   })
-  const sockets = new Map<string, Socket>()
-  if (app.initialConfig.http2 === true) {
-    app.server.on('connection', socket => {
-      const client = address(socket)
-      sockets.set(client, socket)
-      socket.once('close', () => sockets.delete(client))
-    })
-  }
+  const sockets = app.initialConfig.http2 === true ? keepSockets(app.server) : new Map<string, Socket>()
   app.addHook('preClose', () => drain(registry, sockets))
   app.addHook('onClose', async () => {
     unsubscribe(HANDLER_ERROR, onHandlerError)
@@ -176,30 +169,6 @@ const HANDLER_ERROR = 'tracing:fastify.request.handler:error'
 function onHandlerError (message: unknown): void {
   const { reply, error } = message as { reply: Partial<Reply>, error: unknown }
   reply[kStream]?.fail(error)
-}
-
-const address = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
-
-/** From preClose on: tells every stream to come back later, waits for the sockets, and destroys the rest. */
-async function drain (registry: Registry, sockets: ReadonlyMap<string, Socket>): Promise<void> {
-  registry.closing = true
-  // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
-  const sessions = new Set([...registry.streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
-  // A session whose client takes nothing waits for it even when destroyed, and lets nobody destroy its socket: so the server's own.
-  const taken = [...sessions].map(session => session === undefined ? undefined : sockets.get(address(session.socket as Socket)))
-  for (const session of sessions) session?.close()
-  for (const stream of registry.streams) if (stream.state === 'open') stream.drain()
-  // Those too that ended a moment ago and are not flushed.
-  const waiting = [...registry.sweep.swept]
-  const late = new AbortController()
-  await Promise.race([
-    Promise.all(waiting.map(({ done }) => done)),
-    sleep(registry.options.drain.timeout, undefined, { signal: late.signal }).then(() => {
-      for (const stream of waiting) stream.destroy()
-      for (const socket of taken) socket?.destroy()
-    })
-  ])
-  late.abort()
 }
 
 function isOptions (value: unknown): value is SseOptions | undefined {

@@ -9,6 +9,7 @@ import { checkFields, encodeCursor, encodeEvent, storedEvent, type EventFields, 
 import { History } from './history.ts'
 import type { ResolvedOptions } from './options.ts'
 import { makeFrame, Pieces, type Frame } from './piece.ts'
+import { makeCounters, type SseStats } from './stats.ts'
 import type { CloseReason, SseStream, Stream } from './stream.ts'
 import type { GapReason, Members } from './subscription.ts'
 import { Sweep } from './sweep.ts'
@@ -51,34 +52,6 @@ export interface SseRegistryEvents {
   down: [{ error: Error }]
 }
 
-/** Counters of one process: for metrics. */
-export interface SseStats {
-  /** Open now, those included whose onSend hooks are still running. */
-  streams: number
-  /** Channels that have members now. */
-  channels: number
-  /** Pairs of a stream and a channel, now. */
-  subscriptions: number
-  /** Streams whose socket is full now. */
-  blocked: number
-  /** publish() calls of this process that were acknowledged. */
-  published: number
-  /** Entries that came from the backplane, whoever published them. */
-  received: number
-  /** Channel events written, streams added up. */
-  delivered: number
-  /** Bytes of response bodies. */
-  bytesWritten: number
-  /** Gap events written. */
-  gaps: number
-  /** Streams opened. */
-  opened: number
-  /** Streams closed, of those opened. */
-  closed: Record<CloseReason, number>
-  history: { events: number, bytes: number, oldest: string | null, newest: string }
-  backplane: 'up' | 'down'
-}
-
 export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegistry, Receiver {
   readonly streams = new Set<Stream>()
   readonly history: History
@@ -91,17 +64,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   closing = false
   /** Streams whose cursor lies before this position are sent a fresh one. */
   staleBefore = 0
-  readonly counters = {
-    subscriptions: 0,
-    blocked: 0,
-    published: 0,
-    received: 0,
-    delivered: 0,
-    bytesWritten: 0,
-    gaps: 0,
-    opened: 0,
-    closed: { client: 0, end: 0, server: 0, age: 0, stall: 0, overflow: 0, drain: 0, error: 0 }
-  }
+  readonly counters = makeCounters()
 
   readonly #backplane: Backplane
   readonly #log: FastifyBaseLogger
