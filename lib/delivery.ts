@@ -7,6 +7,8 @@ import type { Members } from './subscription.ts'
 const PIECES_A_VISIT = 4
 /** A pass holds the event loop no longer than this, in ms. */
 const SLICE = 5
+/** So many quiet streams join a pass, besides as many as it has anyway. */
+const QUIET_A_PASS = 16
 
 /**
  * The delivery pass: one walk over the streams that were ready when it began, moving each forward. Only a pass writes channel events.
@@ -21,6 +23,7 @@ export class Delivery {
   /** For the next pass. */
   #streams: Stream[] = []
   #channels: Members[] = []
+  #quiet: Stream[] = []
   /** The present pass: its streams, how many were visited, and the head at which it began. */
   #pass: Stream[] = []
   #visited = 0
@@ -48,6 +51,12 @@ export class Delivery {
     this.schedule()
   }
 
+  /** A heartbeat or a fresh cursor is due: one of the next passes visits the stream. Thousands can be due at once, and an event must not wait behind them. */
+  quiet (stream: Stream): void {
+    this.#quiet.push(stream)
+    this.schedule()
+  }
+
   tick (): void {
     this.now = performance.now()
   }
@@ -55,12 +64,16 @@ export class Delivery {
   /** Sees to what was appended: by a pass, or, where nobody waits for it, at once. */
   schedule (): void {
     if (this.#scheduled) return
-    if (this.#streams.length === 0 && this.#channels.length === 0) {
+    if (!this.#waiting) {
       this.#history.release(this.#history.head, performance.now())
       return
     }
     this.#scheduled = true
     this.#begin()
+  }
+
+  get #waiting (): boolean {
+    return this.#streams.length > 0 || this.#channels.length > 0 || this.#quiet.length > 0
   }
 
   #begin (): void {
@@ -69,17 +82,20 @@ export class Delivery {
       this.#streams = []
       for (const members of this.#channels) {
         members.ready = false
-        for (const stream of members.streams) {
-          if (stream.ready) continue
-          stream.ready = true
-          this.#pass.push(stream)
-        }
+        for (const stream of members.streams) this.#add(stream)
       }
       this.#channels = []
+      for (const stream of this.#quiet.splice(-QUIET_A_PASS - this.#pass.length)) this.#add(stream)
       this.#visited = 0
       this.#head = this.#history.head
       this.#run()
     })
+  }
+
+  #add (stream: Stream): void {
+    if (stream.ready) return
+    stream.ready = true
+    this.#pass.push(stream)
   }
 
   /** One slice of the pass. */
@@ -97,7 +113,7 @@ export class Delivery {
     this.#pieces.clear()
     this.#history.release(this.#offered(), this.now)
     this.#scheduled = false
-    if (this.#streams.length > 0 || this.#channels.length > 0) this.schedule()
+    if (this.#waiting) this.schedule()
   }
 
   /**

@@ -285,7 +285,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     this.staleBefore = this.#refreshedAt
     this.#refreshedAt = head
     this.#appendedBytes = 0
-    for (const stream of this.streams) if (stream.reader !== undefined && stream.reader.cursor < this.staleBefore) this.ready(stream)
+    for (const stream of this.streams) if (stream.reader !== undefined && stream.reader.cursor < this.staleBefore) this.delivery.quiet(stream)
   }
 }
 

@@ -329,9 +329,9 @@ export class Stream implements SseStream, Swept, OutletOwner {
       this.end('age')
     } else if (outlet.blocked) {
       if (stalled) this.end('stall')
-    } else if (heartbeatInterval > 0 && now - this.#lastWrite >= heartbeatInterval) {
+    } else if (heartbeatInterval > 0 && !this.#heartbeatDue && now - this.#lastWrite >= heartbeatInterval) {
       this.#heartbeatDue = true
-      this.#registry.ready(this)
+      this.#registry.delivery.quiet(this)
     }
   }
 

@@ -389,6 +389,23 @@ t.test('heartbeats come on quiet streams alone', async t => {
   t.ok(idle.length <= 2, `${idle.length} id-only blocks, of which one is the first`)
 })
 
+t.test('no event waits behind the fresh cursors of many quiet streams', async t => {
+  const { app, drive, a, b } = await start(t, { heartbeatInterval: 0, history: { maxEvents: 40 } })
+  const many = await Promise.all(Array.from({ length: 200 }, () => drive(stream => stream.subscribe(b))))
+  await drive(stream => stream.subscribe(a))
+  const first = await until(() => many.every(({ client }) => client.lastEventId !== '') && many[0]!.client.lastEventId, 'the first cursors')
+  for (let i = 0; i < 20; i++) a.publish(String(i)) // twice a quarter of the history, so the others' cursors are old
+  const before = app.sse.stats().bytesWritten
+  for (let published = 20; published < 24; published++) {
+    while (app.sse.stats().delivered < published) await new Promise(resolve => setImmediate(resolve))
+    a.publish(String(published))
+  }
+  const written = app.sse.stats().bytesWritten - before
+  await until(() => many.every(({ client }) => client.lastEventId !== first), 'fresh cursors')
+  const all = app.sse.stats().bytesWritten - before
+  t.ok(written < all / 2, `${written} of ${all} bytes`)
+})
+
 t.test('the first heartbeat of a stream that opens after a quiet time comes no earlier than others', async t => {
   const { drive } = await start(t, { heartbeatInterval: 400 })
   const one = await drive()
