@@ -37,6 +37,7 @@ export function makeScenarios (quick) {
   const many = quick ? 500 : 10_000
   const thousand = quick ? 200 : 1_000
   const seconds = quick ? 0.5 : 4
+  const warmDeliveries = quick ? 2_000 : 100_000
   // quick: one floor of each language
   const all = [...ON_FASTIFY, ...(quick ? [] : ['go-channels']), 'node-chunk', ...(quick ? [] : ['node-write']), 'c-write']
   const number = n => n.toLocaleString('en')
@@ -222,7 +223,8 @@ export function makeScenarios (quick) {
     /** It holds if all that was due has arrived, a quarter of a second after the last event was due at the latest. */
     const attempt = (subject, eventsPerSecond) => withStreams(subject, [{ count: streams }], async (server, load) => {
       const every = 1 / eventsPerSecond
-      await publish(server, load, { count: 3, every: 0.1, audience: streams }) // warm
+      // warm: no more than every subject can take, and enough for the compiler to have seen the code
+      await publish(server, load, { count: Math.round(warmDeliveries / streams), every: streams / 25_000, audience: streams, grace: 15 })
       const count = Math.max(2, Math.round(seconds * eventsPerSecond))
       const m = await publish(server, load, { count, every, audience: streams, unfinished: true })
       return { ...m, holds: m.events === count * streams && m.seconds < count * every + 0.25 }
