@@ -7,7 +7,7 @@ import type { Channel, StoredEventOf } from './channel.ts'
 import { drain, keepSockets } from './drain.ts'
 import { SSE_ERR_ALREADY_REGISTERED, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from './errors.ts'
 import { memoryBackplane } from './memory-backplane.ts'
-import { checkStreamOptions, isPlain, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
+import { checkAnswer, checkStreamOptions, isPlain, resolveOptions, type SseOptions, type SsePluginOptions } from './options.ts'
 import { isGone } from './outlet.ts'
 import { Registry, type SseRegistry } from './registry.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from './source.ts'
@@ -111,7 +111,7 @@ function open (registry: Registry, reply: Reply, args: unknown[]): FastifyReply 
 /** Counts the stream in, or answers with Retry-After. */
 function admit (registry: Registry, reply: Reply, options: SseOptions): Stream {
   const { request } = reply
-  const key = registry.admission.perKey ? registry.options.streamKey(request) : undefined
+  const key = registry.admission.perKey ? checkAnswer('streamKey', registry.options.streamKey(request)) : undefined
   try {
     registry.admission.enter(key)
   } catch (error) {

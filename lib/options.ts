@@ -140,6 +140,17 @@ export function isPlain (value: unknown): value is object {
   return typeof value === 'object' && value !== null && [Object.prototype, null].includes(Object.getPrototypeOf(value))
 }
 
+export function isThenable (value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
+}
+
+/** What an option answered: a promise would count as yes, or as a key that nobody else has. @throws SSE_ERR_INVALID_OPTION */
+export function checkAnswer<T> (option: string, answer: T): T {
+  if (!isThenable(answer)) return answer
+  answer.then(undefined, () => {}) // Told already: that it rejects must not end the process.
+  throw new SSE_ERR_INVALID_OPTION(option, 'synchronous', 'one that returns a promise')
+}
+
 const STREAM_OPTIONS: readonly string[] = ['lastEventId', 'rewind', 'filter', 'retry', 'maxAge']
 
 /** Checks the options of one stream or subscription: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */

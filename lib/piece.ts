@@ -1,5 +1,6 @@
 import { encodeEvent, storedEvent, type StoredEvent } from './event.ts'
 import type { History } from './history.ts'
+import { checkAnswer } from './options.ts'
 import type { Subscription } from './subscription.ts'
 
 /** A write is at most this large, unless one event alone is larger. */
@@ -121,7 +122,7 @@ export class Pieces {
     if (event === undefined) this.#stored.set(position, event = storedEvent(this.#history.at(position), this.#parse))
     this.#history.reading = true
     try {
-      return filter(event)
+      return checkAnswer('filter', filter(event))
     } finally {
       this.#history.reading = false
     }

@@ -3,6 +3,7 @@ import { ReadableStream } from 'node:stream/web'
 import { ChannelHandle, type Channel } from './channel.ts'
 import { SSE_ERR_INVALID_SOURCE, received } from './errors.ts'
 import type { SseEvent } from './event.ts'
+import { isThenable } from './options.ts'
 import type { SseStream, Stream } from './stream.ts'
 
 /** One event of a source: a string or bytes are the data of one event. Bytes are UTF-8. */
@@ -126,8 +127,4 @@ function isIterable (value: unknown): value is Iterable<unknown> | AsyncIterable
 
 function isWebStream (value: unknown): value is ReadableStream {
   return value instanceof ReadableStream
-}
-
-function isThenable (value: unknown): value is PromiseLike<Step> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
 }

@@ -556,6 +556,25 @@ t.test('streamKey is asked who the client is, and what it throws is an ordinary 
   b.leave()
 })
 
+t.test('a streamKey or a filter that is async is refused: a promise would be a key of its own, and let everything through', async t => {
+  const lines: any[] = []
+  const app = await build(t, { maxStreamsPerKey: 1, streamKey: async () => { throw new Error('rejects') } }, logger(lines))
+  app.get('/', (request, reply) => reply.sse())
+  const refused = await app.inject('/')
+  t.match([refused.statusCode, refused.json()], [500, { code: 'SSE_ERR_INVALID_OPTION', message: 'option "streamKey" must be synchronous, received one that returns a promise' }])
+  t.equal(app.sse.streams.size, 0)
+
+  const other = await build(t, {}, logger(lines))
+  const news = other.sse.channel('news')
+  const filter = (async () => { throw new Error('rejects') }) as unknown as () => boolean
+  other.get('/', (request, reply) => reply.sse(news, { filter }))
+  const client = await connect(await listen(other))
+  news.publish('secret')
+  await until(() => client.closed, 'the end of the stream')
+  t.same(client.events, [])
+  t.match(lines.find(({ msg }) => msg === 'stream failed')?.err, { code: 'SSE_ERR_INVALID_OPTION', message: 'option "filter" must be synchronous, received one that returns a promise' })
+})
+
 t.test('a stream whose onSend hooks still run counts, and a failed one is counted out', async t => {
   const app = await build(t, { maxStreams: 1 })
   let go = (): void => {}
