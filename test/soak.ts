@@ -63,8 +63,8 @@ interface Setup { redis: number | undefined, seed: number, rate: number, fault: 
 /** What is broken on purpose, so that a test sees it found: streams are kept, or one entry in 50 is withheld from the registry. */
 export type Fault = 'leak' | 'loss'
 type Order = 'publish' | 'pause' | 'last' | 'stats' | 'settle'
-/** `places`: the newest number at each cursor; `inLog`: the numbers of entries. */
-interface Told { places: Array<[string, number]>, inLog: number[], acknowledged: number[], rejected: number, complaints: string[] }
+/** `places`: the newest number at each cursor; `inLog`: the numbers of entries; `visitors`: who asked for something, and when. */
+interface Told { places: Array<[string, number]>, inLog: number[], acknowledged: number[], visitors: Array<[string, number]>, rejected: number, complaints: string[] }
 /** What must be the same before and after. */
 interface State {
   stats: SseStats
@@ -79,7 +79,7 @@ interface State {
 }
 
 async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
-  const news: Told = { places: [], inLog: [], acknowledged: [], rejected: 0, complaints: [] }
+  const news: Told = { places: [], inLog: [], acknowledged: [], visitors: [], rejected: 0, complaints: [] }
   /** The newest number in the registry's history: where a stream that is opened now begins. */
   let newest = 0
   /** What was published, and neither came out of the log nor was rejected. */
@@ -115,6 +115,7 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
     stallTimeout: 8_000,
     drain: { timeout: 500 }
   })
+  app.addHook('onRequest', async ({ headers }) => { if (headers['x-visitor'] !== undefined) news.visitors.push([String(headers['x-visitor']), Date.now()]) })
   const sources = routes(app, () => newest)
   const kept: unknown[] = []
   if (fault === 'leak') app.sse.on('open', ({ stream }) => { if (stream.request.id.endsWith('7')) kept.push(stream) })
@@ -142,6 +143,7 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
     news.places = []
     news.inLog = []
     news.acknowledged = []
+    news.visitors = []
     news.complaints = []
     news.rejected = 0
   }
@@ -346,6 +348,8 @@ class Judge {
   readonly cursors = new Map<string, number>()
   readonly inLog = new Set<number>()
   readonly acknowledged = new Set<number>()
+  readonly #visitors = new Map<string, number>()
+  readonly #unanswered: Array<{ name: string, text: string, leftAt: number }> = []
   rejected = 0
   delivered = 0
   readonly gaps: Record<string, number> = {}
@@ -356,13 +360,14 @@ class Judge {
 
   complain (text: string): void { if (this.complaints.length < 50) this.complaints.push(text) }
 
-  tell ({ places, inLog, acknowledged, rejected, complaints }: Told): void {
+  tell ({ places, inLog, acknowledged, visitors, rejected, complaints }: Told): void {
     for (const [cursor, n] of places) this.cursors.set(cursor, n)
     for (const n of inLog) {
       if (this.inLog.has(n)) this.complain(`the registry received event ${n} twice`)
       this.inLog.add(n)
     }
     for (const n of acknowledged) this.acknowledged.add(n)
+    for (const [name, time] of visitors) this.#visitors.set(name, time)
     this.rejected += rejected
     for (const complaint of complaints) this.complain(complaint)
   }
@@ -388,10 +393,19 @@ class Judge {
     }
   }
 
-  /** What was acknowledged must have come out of the log. */
-  end (): void {
+  /**
+   * A visitor leaves without an answer: a fault, unless the server did not see the request by then. Where the queue of its listening
+   * socket overflows, the system drops connections or lets them wait.
+   */
+  unanswered (name: string, text: string): void { this.#unanswered.push({ name, text, leftAt: Date.now() }) }
+
+  /** What was acknowledged must have come out of the log. Returns how many requests never reached the server. */
+  end (): number {
     this.resolve(0)
+    const seen = this.#unanswered.filter(({ name, leftAt }) => this.#visitors.get(name)! < leftAt)
+    for (const { name, text } of seen) this.complain(`${name} ${text}, and no answer`)
     for (const n of this.acknowledged) if (n < LAST && !this.inLog.has(n)) this.complain(`event ${n} was acknowledged, and never received`)
+    return this.#unanswered.length - seen.length
   }
 }
 
@@ -584,7 +598,7 @@ async function visit (crowd: Crowd, name: string): Promise<void> {
   const method = kind === 'HEAD' ? 'HEAD' : ['body', 'early', 'late'].includes(kind) ? 'POST' : 'GET'
   const n = dice.below(300)
   const path = method === 'GET' ? `/source/${kind}?n=${n}` : `/${dice.pick(method === 'HEAD' ? ['events', 'source/async'] : ['events', 'held'])}?channels=0,1&filter=0&n=5`
-  const request = http.request(url + path, { method, agent: false, headers: method === 'POST' ? { 'content-type': 'text/plain', 'content-length': 1000 } : {} })
+  const request = http.request(url + path, { method, agent: false, headers: { 'x-visitor': name, ...(method === 'POST' && { 'content-type': 'text/plain', 'content-length': 1000 }) } })
   // Leaves in the end, whatever was to come.
   const timer = setTimeout(() => request.destroy(), kind === 'endless' ? dice.between(10, 1_000) : 20_000)
   const closed = new Promise<void>(resolve => request.on('close', resolve))
@@ -596,6 +610,7 @@ async function visit (crowd: Crowd, name: string): Promise<void> {
   let answered = false
   request.on('response', response => {
     answered = true
+    if (kind !== 'endless') timer.refresh()
     response.on('error', () => {})
     response.setEncoding('latin1').on('data', (chunk: string) => {
       text += chunk
@@ -610,8 +625,7 @@ async function visit (crowd: Crowd, name: string): Promise<void> {
   if (kind === 'body' || kind === 'early') request.on('socket', socket => socket.once('connect', () => setTimeout(() => request.destroy(), dice.between(0, 30))))
   await closed
   clearTimeout(timer)
-  // Where the queue of a listening socket overflows, the system resets what the server never saw: told, but nobody's fault.
-  if (!answered && failure.includes('ECONNRESET')) return count(crowd, 'reset before an answer')
+  if (!answered && !['endless', 'failing', 'body', 'early', 'late'].includes(kind)) return judge.unanswered(name, `${method} ${path}, in ${Math.round(performance.now() - start)} ms${failure}`)
   if (method === 'HEAD' && !ended) judge.complain(`${name} HEAD ${path} did not end, in ${Math.round(performance.now() - start)} ms${failure}`)
   if (!['generator', 'async', 'readable', 'web', 'function'].includes(kind)) return
   const got = [...text.matchAll(/^data: (\d+)$/gm)].map(([, i]) => Number(i))
@@ -717,7 +731,7 @@ export async function soak ({ seconds, seed, streams = 2_000, redis = false, rat
     await storm(seconds, streams)
     const { user, system } = process.cpuUsage(cpu)
     const after = await server.settle()
-    judge.end()
+    const neverReached = judge.end()
     const differences = compare(before, after, judge)
     return {
       complaints: judge.complaints,
@@ -727,7 +741,7 @@ export async function soak ({ seconds, seed, streams = 2_000, redis = false, rat
       summary: [
         `${redis ? `Redis, AOF with appendfsync always, ${restarts} restarts (kill -9)` : 'memory'}: ${seconds} s, SEED=${seed}`,
         `  streams         ${most} at a time of ${streams} wished for, ${after.stats.opened} opened; closed: ${list(after.stats.closed)}`,
-        `  requests        ${list(crowd.counts)}`,
+        `  requests        ${list({ ...crowd.counts, 'never reached the server': neverReached })}`,
         `  events          ${judge.inLog.size} in the log, ${judge.rejected} rejected, ${judge.delivered} received by clients`,
         `  gaps            ${list(judge.gaps) || 'none'}; they told of ${judge.behind} events`,
         `  lost in silence ${judge.lost}`,
