@@ -1,5 +1,6 @@
-// The tokens of a model, streamed in the answer to a POST. Try it, and press Ctrl-C in the middle: the model stops.
+// The tokens of a model, streamed in the answer to a POST. Press Ctrl-C in the middle of curl's answer: the model stops.
 //
+//   node --import tsx example/llm.ts
 //   curl -N http://localhost:8000/answer -H 'content-type: application/json' -d '{"question":"Why is the sky blue?"}'
 //
 // EventSource cannot send a POST. In a page, read the answer with fetch() and a parser, such as eventsource-parser.

@@ -1,6 +1,7 @@
 // Prometheus metrics by prom-client: what app.sse.stats() counts, and what its events add to that.
 //
-//   curl -N http://localhost:8000/events
+//   node --import tsx example/metrics.ts
+//   curl -N http://localhost:8000/events     # a stream to be counted; leave it open
 //   curl http://localhost:8000/metrics
 import Fastify from 'fastify'
 import sse, { type SseStats } from 'fastify-sse-channels'

@@ -1,7 +1,9 @@
-// A page that watches the streams of its own server: charts that are fed by SSE. LOAD=50 adds 50 clients to look at, and events for them.
+// A page that watches the streams of its own server: charts that are fed by SSE. LOAD adds clients to look at, and events for them.
+//
+//   LOAD=50 node --import tsx example/monitor.ts     # then open http://localhost:8000
 import Fastify from 'fastify'
 import fastifyStatic from '@fastify/static'
-import sse, { type SseStats, type SseStream } from 'fastify-sse-channels'
+import sse, { type SseStats } from 'fastify-sse-channels'
 
 const { PORT = '8000', HOST = 'localhost', SAMPLE_MS = '1000', LOAD = '0' } = process.env
 const KEPT = 300 // samples that a new page starts with
@@ -19,7 +21,6 @@ await app.register(fastifyStatic, { root: new URL('.', import.meta.resolve('uplo
 interface Sample { at: number, streams: number, channels: number, received: number, delivered: number, bytes: number, blocked: number, gaps: number }
 
 const samples: Sample[] = []
-const watchers = new Set<SseStream>()
 const probes = app.sse.channel<{ probe: string }>('probes')
 
 let last: { at: number, stats: SseStats } = { at: performance.now(), stats: app.sse.stats() }
@@ -42,15 +43,13 @@ function take (): void {
   samples.push(sample)
   if (samples.length > KEPT) samples.shift()
   // Sent, not published: it would fill the history that it reports on, and who comes later gets all samples at once.
-  for (const watcher of watchers) watcher.send({ event: 'sample', data: sample })
+  for (const stream of app.sse.streams) if (stream.channels.has(probes.name)) stream.send({ event: 'sample', data: sample })
 }
 
 app.get('/monitor', (request, reply) => {
   const stream = reply.sse({ lastEventId: null }) // old probes are of no use
   stream.send({ event: 'samples', data: samples })
   stream.subscribe(probes)
-  watchers.add(stream)
-  stream.closed.then(() => watchers.delete(stream))
   return reply
 })
 

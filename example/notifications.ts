@@ -1,7 +1,8 @@
 // A channel for each user, behind a session cookie. A page gets what is unread, and then what comes, without a hole between.
 //
+//   node --import tsx example/notifications.ts
 //   curl -c jar http://localhost:8000/login -H 'content-type: application/json' -d '{"user":"ann"}'
-//   curl -b jar -N http://localhost:8000/notifications
+//   curl -b jar -N http://localhost:8000/notifications     # leave it open
 //   curl http://localhost:8000/users/ann/notifications -H 'content-type: application/json' -d '{"text":"Your order is on its way"}'
 //
 // In a page: `unread` replaces the list that it shows, `added` and `read` change it. EventSource sends the cookie by itself.
@@ -47,6 +48,10 @@ async function snapshot (stream: SseStream, user: string): Promise<void> {
   stream.subscribe(channelOf(user), { lastEventId: cursor })
 }
 
+function bodyWith (name: string) {
+  return { schema: { body: { type: 'object', required: [name], properties: { [name]: { type: 'string', minLength: 1 } } } } }
+}
+
 async function signedIn (request: FastifyRequest, reply: FastifyReply): Promise<void> {
   if (request.session.user === undefined) await reply.code(401).send({ error: 'Log in first' }) // at a 401 EventSource gives up
 }
@@ -59,7 +64,8 @@ app.get('/notifications', { onRequest: signedIn }, async (request, reply) => {
 // It was too slow, or the log lost events: what is unread, anew. If the database is away, let the page come back later.
 app.sse.on('gap', ({ stream }) => { snapshot(stream, stream.request.session.user!).catch(() => stream.close()) })
 
-app.post<{ Params: { user: string }, Body: { text: string } }>('/users/:user/notifications', async request => {
+// For the rest of the application, so it asks for no session.
+app.post<{ Params: { user: string }, Body: { text: string } }>('/users/:user/notifications', bodyWith('text'), async request => {
   const { params: { user }, body: { text } } = request
   const added = { id: randomUUID(), text }
   await store.add(user, added)
@@ -74,7 +80,7 @@ app.delete<{ Params: { id: string } }>('/notifications/:id', { onRequest: signed
   return { id }
 })
 
-app.post<{ Body: { user: string } }>('/login', async request => { // in place of a check of the password
+app.post<{ Body: { user: string } }>('/login', bodyWith('user'), async request => { // in place of a check of the password
   await request.session.regenerate()
   request.session.user = request.body.user
   return { user: request.body.user }

@@ -1,3 +1,4 @@
+// The demo: the time in every open browser. `npm start`, then open http://localhost:8000 twice; try a restart of the server, too.
 import fastifyStatic from '@fastify/static'
 import Fastify, { type FastifyRequest } from 'fastify'
 import sse, { type Backplane } from 'fastify-sse-channels'

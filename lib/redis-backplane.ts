@@ -3,7 +3,7 @@ import type { Backplane, NewEntry, Receiver } from './backplane.ts'
 import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_INVALID_OPTION, received } from './errors.ts'
 import { checkClient, fullKey, Link, type RedisClient } from './redis-link.ts'
 import { RedisLog } from './redis-log.ts'
-import { Reader } from './redis-reader.ts'
+import { RedisReader } from './redis-reader.ts'
 import { compareCursors, cursorOf, encodeEntry } from './redis-row.ts'
 
 export type { IoRedisClient, NodeRedisClient, RedisClient } from './redis-link.ts'
@@ -49,7 +49,7 @@ class RedisBackplane implements Backplane {
   readonly #client: RedisClient
   readonly #key: string
   /** Set by open(). */
-  #parts: { readonly receiver: Receiver, readonly log: RedisLog, readonly reader: Reader } | undefined
+  #parts: { readonly receiver: Receiver, readonly log: RedisLog, readonly reader: RedisReader } | undefined
   readonly #life = new AbortController()
   readonly #links = new Set<Link>()
   readonly #read: Use = (link, works) => this.#parts!.reader.read(link, works)
@@ -69,7 +69,7 @@ class RedisBackplane implements Backplane {
     if (this.#parts !== undefined) throw new SSE_ERR_INVALID_OPTION('backplane', 'one that serves no other registration', 'one in use')
     if (this.#closed) throw new SSE_ERR_CLOSED('open()')
     const log = new RedisLog(this.#key, receiver.maxEvents)
-    const reader = new Reader(receiver, log)
+    const reader = new RedisReader(receiver, log)
     this.#parts = { receiver, log, reader }
     try {
       const [toRead, toWrite] = await Promise.all([this.#connect(), this.#connect()])

@@ -24,7 +24,7 @@ interface Sync {
  * Reads the log, over one link after the other, and hands its rows to the receiver. Nothing is handed over without a proof
  * that it follows what was handed over last: every read begins with that row, in the same answer.
  */
-export class Reader {
+export class RedisReader {
   #receiver: Receiver
   readonly #log: RedisLog
   /** The cursor of the row that was read last. */

@@ -225,6 +225,7 @@ t.test('two browsers, one of which loses its network', { skip }, async t => {
   // The browser knows that it has no network, and when it has one again.
   wire.cut('refuse')
   await status(one, 'reconnecting')
+  t.equal(await one.evaluate(() => document.getAnimations().length), 0, 'nothing moves for a reader who wants no motion')
   await one.context().setOffline(true)
   await status(one, 'offline')
   await atLeast(two, newest(await shown(two)) + 2)
@@ -283,6 +284,10 @@ t.test('a page that has many lines', { skip }, async t => {
   t.equal((await shown(page)).length, 300, 'older lines go')
   const distance = () => page.locator('#messages').evaluate(log => log.scrollHeight - log.scrollTop - log.clientHeight)
   t.ok(await distance() < 30, 'the newest line is in view')
+  await page.setViewportSize({ width: 320, height: 480 })
+  await atLeast(page, later + 25)
+  t.ok(await distance() < 30, 'on a smaller screen too')
+  t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320, 'which does not scroll sideways')
 
   await page.locator('#messages').evaluate(log => { log.scrollTop -= 2_000 })
   await page.locator('#newest').waitFor()

@@ -121,6 +121,7 @@ t.test('notifications.ts', async t => {
   t.test('gives each user a channel behind the session: what is unread, and then what comes', async t => {
     const { url, stop } = await run(t, 'notifications.ts')
     t.equal((await fetch(`${url}/notifications`)).status, 401, 'nothing without a session')
+    t.equal((await json(`${url}/login`, {})).status, 400)
     const early = await notify(url, 'ann', 'early')
     const [ann, bob] = [await login(t, url, 'ann'), await login(t, url, 'bob')]
     const [annPage, bobPage] = [await ann.open(), await bob.open()]

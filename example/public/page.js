@@ -1,4 +1,4 @@
-/* global addEventListener, clearTimeout, document, EventSource, navigator, setTimeout */
+/* global addEventListener, clearTimeout, document, EventSource, navigator, ResizeObserver, setTimeout */
 
 const MAX_LINES = 300
 const GAPS = {
@@ -91,7 +91,15 @@ function toBottom () {
   messages.scrollTop = messages.scrollHeight
 }
 
-messages.addEventListener('scroll', () => { if (isAtBottom()) newest.hidden = true }, { passive: true })
+function settle () {
+  newest.hidden = isAtBottom()
+}
+
+messages.addEventListener('scroll', settle, { passive: true })
+new ResizeObserver(() => { // a phone was turned, or the lines above need more room
+  if (newest.hidden) toBottom()
+  settle()
+}).observe(messages)
 newest.addEventListener('click', () => {
   toBottom()
   messages.focus()

@@ -14,15 +14,15 @@ const CARDS = [
   { key: 'delivered', title: 'Deliveries', unit: 'a second', format: small },
   { key: 'bytes', title: 'Bytes', unit: 'a second', top: 1_000 },
   { key: 'latency', title: 'Latency', unit: 'ms, to a channel and back', format: small },
-  { key: 'blocked', title: 'Blocked', unit: 'streams with a full socket', color: '--warn' },
-  { key: 'gaps', title: 'Gaps', unit: 'told to clients', color: '--bad', paths: UPlot.paths.bars({ size: [0.9, 12, 3] }) }
+  { key: 'blocked', title: 'Blocked', unit: 'streams with a full socket' },
+  { key: 'gaps', title: 'Gaps', unit: 'told to clients', paths: UPlot.paths.bars({ size: [0.9, 12, 3] }) }
 ]
 
 const status = document.getElementById('status')
 const time = document.getElementById('time')
 let samples = []
 
-const cards = CARDS.map(({ key, title, unit, format = count.format, color = '--accent', top = 4, paths }) => {
+const cards = CARDS.map(({ key, title, unit, format = count.format, top = 4, paths }) => {
   const section = document.getElementById('card').content.cloneNode(true).firstElementChild
   section.id = key
   section.querySelector('h2').textContent = title
@@ -31,7 +31,9 @@ const cards = CARDS.map(({ key, title, unit, format = count.format, color = '--a
   const output = section.querySelector('output')
   const place = section.querySelector('.chart')
   const size = () => ({ width: place.clientWidth, height: place.clientHeight })
-  const axis = { stroke: () => css('--quiet'), font: '11px system-ui, sans-serif', ticks: { show: false }, gap: 4 }
+  // Drawn in the colors of these elements: they differ by card, and by day and night.
+  const [card, line] = [getComputedStyle(section), getComputedStyle(place)]
+  const axis = { stroke: () => card.color, font: '11px system-ui, sans-serif', ticks: { show: false } }
 
   const chart = new UPlot({
     ...size(),
@@ -45,12 +47,12 @@ const cards = CARDS.map(({ key, title, unit, format = count.format, color = '--a
       y: { range: (chart, from, to) => [0, Math.max(to * 1.1, top)] }
     },
     axes: [
-      { ...axis, grid: { show: false }, size: 22, space: 70, values: '{HH}:{mm}:{ss}' },
-      { ...axis, grid: { stroke: () => css('--line'), width: 1 }, size: 42, space: 28, incrs: whole, values: (chart, values) => values.map(count.format) }
+      { ...axis, grid: { show: false }, gap: 8, size: 26, space: 70, values: '{HH}:{mm}:{ss}' },
+      { ...axis, grid: { stroke: () => card.borderTopColor, width: 1 }, gap: 4, size: 42, space: 28, incrs: whole, values: (chart, values) => values.map(count.format) }
     ],
     series: [
       {},
-      { stroke: () => css(color), fill: () => css(color) + '26', width: 1.5, points: { show: false }, ...(paths && { paths, fill: () => css(color), width: 0 }) }
+      { stroke: () => line.color, fill: () => paths ? line.color : `color-mix(in srgb, ${line.color} 15%, transparent)`, width: paths ? 0 : 1.5, paths, points: { show: false } }
     ]
   }, [[], []], place)
   new ResizeObserver(() => chart.setSize(size())).observe(place)
@@ -60,7 +62,7 @@ const cards = CARDS.map(({ key, title, unit, format = count.format, color = '--a
     const sample = pointed ? samples[index] : samples.at(-1)
     if (sample === undefined) return
     output.value = sample[key] === null ? '–' : format(sample[key])
-    output.style.color = color !== '--accent' && sample[key] > 0 ? `var(${color})` : ''
+    section.classList.toggle('some', sample[key] > 0)
     time.textContent = new Date(sample.at * 1_000).toLocaleTimeString('en-GB')
     time.classList.toggle('pointed', pointed)
   }
@@ -74,10 +76,6 @@ const cards = CARDS.map(({ key, title, unit, format = count.format, color = '--a
   }
 })
 
-const colors = getComputedStyle(document.documentElement)
-function css (name) {
-  return colors.getPropertyValue(name)
-}
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { for (const card of cards) card.redraw() })
 
 function take (more) {
