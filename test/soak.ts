@@ -349,7 +349,7 @@ class Judge {
   readonly inLog = new Set<number>()
   readonly acknowledged = new Set<number>()
   readonly #visitors = new Map<string, number>()
-  readonly #unanswered: Array<{ name: string, text: string, leftAt: number }> = []
+  readonly #unanswered: Array<{ name: string, text: string, seenBy: number }> = []
   rejected = 0
   delivered = 0
   readonly gaps: Record<string, number> = {}
@@ -394,15 +394,15 @@ class Judge {
   }
 
   /**
-   * A visitor leaves without an answer: a fault, unless the server did not see the request by then. Where the queue of its listening
-   * socket overflows, the system drops connections or lets them wait.
+   * A visitor got no answer: a fault if the server had seen the request by this time. Where the queue of its listening socket
+   * overflows, the system drops connections or lets them wait.
    */
-  unanswered (name: string, text: string): void { this.#unanswered.push({ name, text, leftAt: Date.now() }) }
+  unanswered (name: string, text: string, seenBy: number): void { this.#unanswered.push({ name, text, seenBy }) }
 
   /** What was acknowledged must have come out of the log. Returns how many requests never reached the server. */
   end (): number {
     this.resolve(0)
-    const seen = this.#unanswered.filter(({ name, leftAt }) => this.#visitors.get(name)! < leftAt)
+    const seen = this.#unanswered.filter(({ name, seenBy }) => this.#visitors.get(name)! < seenBy)
     for (const { name, text } of seen) this.complain(`${name} ${text}, and no answer`)
     for (const n of this.acknowledged) if (n < LAST && !this.inLog.has(n)) this.complain(`event ${n} was acknowledged, and never received`)
     return this.#unanswered.length - seen.length
@@ -600,7 +600,11 @@ async function visit (crowd: Crowd, name: string): Promise<void> {
   const path = method === 'GET' ? `/source/${kind}?n=${n}` : `/${dice.pick(method === 'HEAD' ? ['events', 'source/async'] : ['events', 'held'])}?channels=0,1&filter=0&n=5`
   const request = http.request(url + path, { method, agent: false, headers: { 'x-visitor': name, ...(method === 'POST' && { 'content-type': 'text/plain', 'content-length': 1000 }) } })
   // Leaves in the end, whatever was to come.
-  const timer = setTimeout(() => request.destroy(), kind === 'endless' ? dice.between(10, 1_000) : 20_000)
+  let leaves = false
+  const timer = setTimeout(() => {
+    leaves = true
+    request.destroy()
+  }, kind === 'endless' ? dice.between(10, 1_000) : 20_000)
   const closed = new Promise<void>(resolve => request.on('close', resolve))
   let failure = ''
   request.on('error', ({ message }) => { failure = `, but ${message}` })
@@ -625,7 +629,10 @@ async function visit (crowd: Crowd, name: string): Promise<void> {
   if (kind === 'body' || kind === 'early') request.on('socket', socket => socket.once('connect', () => setTimeout(() => request.destroy(), dice.between(0, 30))))
   await closed
   clearTimeout(timer)
-  if (!answered && !['endless', 'failing', 'body', 'early', 'late'].includes(kind)) return judge.unanswered(name, `${method} ${path}, in ${Math.round(performance.now() - start)} ms${failure}`)
+  if (!answered && !['endless', 'failing', 'body', 'early', 'late'].includes(kind)) {
+    // One that waited in vain may have had its turn at last, too late for an answer.
+    return judge.unanswered(name, `${method} ${path}, in ${Math.round(performance.now() - start)} ms${failure}`, Date.now() - (leaves ? 10_000 : 0))
+  }
   if (method === 'HEAD' && !ended) judge.complain(`${name} HEAD ${path} did not end, in ${Math.round(performance.now() - start)} ms${failure}`)
   if (!['generator', 'async', 'readable', 'web', 'function'].includes(kind)) return
   const got = [...text.matchAll(/^data: (\d+)$/gm)].map(([, i]) => Number(i))
@@ -677,6 +684,7 @@ export async function soak ({ seconds, seed, streams = 2_000, redis = false, rat
     const crowd: Crowd = {
       url: server.url, judge, dice: new Dice(seed), stay: seconds > 120 ? [500, 30_000] : [200, Math.max(1_000, seconds * 300)], resting: false, counts: {}, lag: 0
     }
+    let names = 0
     let most = 0
     let restarts = 0
 
@@ -688,7 +696,6 @@ export async function soak ({ seconds, seed, streams = 2_000, redis = false, rat
       const end = performance.now() + seconds * 1_000
       const restarting = redisServer === undefined ? undefined : restart(redisServer, crowd.dice, end)
       await server!.send('publish')
-      let names = 0
       let told = performance.now()
       for (let now = performance.now(); now < end;) {
         people = people.filter(({ over }) => !over)
