@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process'
-import { rmSync } from 'node:fs'
-import { cp, mkdir, mkdtemp, readdir, readFile, symlink, writeFile } from 'node:fs/promises'
+import { existsSync, rmSync } from 'node:fs'
+import { cp, mkdir, mkdtemp, readdir, readFile, realpath, symlink, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -16,6 +17,16 @@ const NODE_ENV = { ...process.env, NODE_OPTIONS: '' }
 
 /** All that a consumer has beside the package: its dependencies, its peer, and what type-checks. No Redis client is among them. */
 const INSTALLED = ['@fastify/error', 'fastify-plugin', 'fastify', '@types/node']
+
+/** Licences that ask for no more than their notice. */
+const LICENCES = ['MIT', 'ISC', 'BSD-2-Clause', 'BSD-3-Clause', 'Apache-2.0']
+
+/** Bytes: what a registry sends, and what a consumer has on disk. README.md is the largest file. */
+const MAX_PACKED = 100_000
+const MAX_UNPACKED = 300_000
+
+/** The compilers that consumers have. */
+const COMPILERS = ['5.9.3', '6.0.3', '7.0.2']
 
 const temporary = await mkdtemp(join(tmpdir(), 'fastify-sse-channels-'))
 // At the exit, so that a build that fails leaves nothing behind either.
@@ -33,7 +44,7 @@ await mkdir(join(source, 'dist'))
 await writeFile(join(source, 'dist', 'gone.js'), 'export {}')
 await run('npm', ['run', 'build'], { cwd: source, env: NODE_ENV })
 const packed = await run('npm', ['pack', '--json', '--pack-destination', temporary], { cwd: source, env: NODE_ENV })
-const [{ filename, files }] = JSON.parse(packed.stdout.slice(packed.stdout.indexOf('[\n'))) as [{ filename: string, files: Array<{ path: string }> }]
+const [{ filename, files, size, unpackedSize }] = JSON.parse(packed.stdout.slice(packed.stdout.indexOf('[\n'))) as [{ filename: string, files: Array<{ path: string }>, size: number, unpackedSize: number }]
 const tarball = join(temporary, filename)
 
 const consumer = join(temporary, 'consumer')
@@ -51,14 +62,47 @@ async function program (name: string, text: string): Promise<{ stdout: string, s
   return run(process.execPath, [name], { cwd: consumer, env: NODE_ENV, timeout: 60_000 })
 }
 
-/** Type-checks files of the consumer, all declarations included, and gives the complaints. */
-async function check (texts: Record<string, string>): Promise<string> {
-  for (const [name, text] of Object.entries(texts)) await writeFile(join(consumer, name), text)
-  const args = ['--noEmit', '--strict', '--exactOptionalPropertyTypes', '--skipLibCheck', 'false', '--target', 'es2022', '--module', 'nodenext', '--types', 'node', ...Object.keys(texts)]
+/** The packages that come with the one in `folder`, and their licences: name@version → licence. */
+async function licences (folder: string, found: Record<string, string> = {}): Promise<Record<string, string>> {
+  const json = JSON.parse(await readFile(join(folder, 'package.json'), 'utf8'))
+  for (const name of Object.keys({ ...json.dependencies, ...json.optionalDependencies })) {
+    const places = createRequire(join(folder, 'package.json')).resolve.paths(name)!.map(place => join(place, name))
+    const place = await realpath(places.find(place => existsSync(place)) ?? name)
+    const { version, license } = JSON.parse(await readFile(join(place, 'package.json'), 'utf8'))
+    if (`${name}@${version}` in found) continue
+    found[`${name}@${version}`] = String(license)
+    await licences(place, found)
+  }
+  return found
+}
+
+/** This project's own compiler, which is installed, and how to install the others. */
+const own: string = JSON.parse(await readFile(join(MODULES, 'typescript', 'package.json'), 'utf8')).version
+const compilers = join(temporary, 'compilers')
+const others = COMPILERS.filter(version => version !== own).map(version => `typescript-${version}@npm:typescript@${version}`)
+
+/** Installs the other compilers, and gives npm's code where it could not. */
+async function installCompilers (): Promise<string> {
+  await mkdir(compilers)
+  const args = ['install', '--prefix', compilers, '--no-save', '--no-package-lock', '--no-audit', '--no-fund', '--ignore-scripts', '--prefer-offline', '--fetch-retries=0', '--fetch-timeout=20000', ...others]
   try {
-    return (await run(process.execPath, [join(MODULES, 'typescript', 'bin', 'tsc'), ...args], { cwd: consumer, env: NODE_ENV })).stdout
+    await run('npm', args, { cwd: compilers, env: NODE_ENV, timeout: 60_000 })
+    return ''
   } catch (error) {
-    return (error as { stdout?: string }).stdout ?? String(error)
+    const { stderr = '' } = error as { stderr?: string }
+    return /^npm error code (.+)/m.exec(stderr)?.[1] ?? String(error)
+  }
+}
+
+/** Type-checks files of the consumer and gives the complaints. */
+async function check (version: string, name: string, { files, ...options }: { files: string[] } & Record<string, unknown>): Promise<string> {
+  const tsc = join(version === own ? join(MODULES, 'typescript') : join(compilers, 'node_modules', `typescript-${version}`), 'lib', 'tsc.js')
+  const compilerOptions = { noEmit: true, strict: true, exactOptionalPropertyTypes: true, skipLibCheck: false, target: 'es2022', ...options }
+  await writeFile(join(consumer, `${name}.json`), JSON.stringify({ compilerOptions, files }))
+  try {
+    return (await run(process.execPath, [tsc, '--project', `${name}.json`], { cwd: consumer, env: NODE_ENV, timeout: 90_000 })).stdout
+  } catch (error) {
+    return (error as { stdout?: string }).stdout || String(error)
   }
 }
 
@@ -109,10 +153,47 @@ t.test('nothing in the package leads out of it', async t => {
   }
 })
 
+t.test('the package stays small, with no source maps', t => {
+  t.comment(`${size} bytes packed, ${unpackedSize} unpacked`)
+  t.ok(size <= MAX_PACKED, `${size} bytes packed of ${MAX_PACKED} at most`)
+  t.ok(unpackedSize <= MAX_UNPACKED, `${unpackedSize} bytes unpacked of ${MAX_UNPACKED} at most`)
+  t.same(files.filter(({ path }) => path.endsWith('.map')), [])
+  t.end()
+})
+
+t.test('what is installed with the package has licences that ask for no more than their notice', async t => {
+  const found = await licences(installed)
+  t.match(Object.keys(found), [/^@fastify\/error@/, /^fastify-plugin@/])
+  for (const [name, licence] of Object.entries(found)) t.ok(LICENCES.includes(licence), `${name}: ${licence}`)
+  t.comment(found)
+})
+
 t.test('publint finds nothing', async t => {
   const { messages } = await publint({ pack: { tarball: new Uint8Array(await readFile(tarball)).buffer }, level: 'suggestion', strict: true })
   const json = JSON.parse(await readFile(join(installed, 'package.json'), 'utf8'))
   t.same(messages.map(message => formatMessage(message, json)), [])
+})
+
+t.test('each entry resolves to its types and its code, for node and for bundlers: no type is wrong', async t => {
+  const cli = join(MODULES, '@arethetypeswrong', 'cli', 'dist', 'index.js')
+  // No rule is ignored; the profile leaves out what no package of ES modules can do.
+  const args = [cli, tarball, '--profile', 'esm-only', '--format', 'json']
+  const { stdout, code } = await run(process.execPath, args, { cwd: temporary, env: NODE_ENV, timeout: 60_000 }).then(({ stdout }) => ({ stdout, code: 0 }), (error: { stdout: string, code: number }) => error)
+  const { entrypoints, problems } = JSON.parse(stdout).analysis as {
+    entrypoints: Record<string, { resolutions: Record<string, { resolution?: { fileName: string }, visibleProblems: number[] }> }>
+    problems: Array<{ kind: string }>
+  }
+  const resolved = Object.entries(entrypoints).map(([entry, { resolutions }]) => [entry, ...['node16-esm', 'bundler'].flatMap(kind => {
+    const { resolution, visibleProblems } = resolutions[kind]!
+    return [basename(resolution?.fileName ?? ''), ...visibleProblems.map(index => problems[index]!.kind)]
+  })])
+  t.same(resolved, [
+    ['.', 'index.d.ts', 'index.d.ts'],
+    ['./redis', 'redis-backplane.d.ts', 'redis-backplane.d.ts'],
+    ['./browser', 'event-source.d.ts', 'event-source.d.ts'],
+    ['./package.json', 'package.json', 'package.json']
+  ])
+  t.equal(code, 0)
 })
 
 t.test('the package works by import', async t => {
@@ -158,48 +239,85 @@ t.test('the files behind the entries cannot be reached past them', async t => {
   t.same(JSON.parse(stdout), [...Array(3).fill('ERR_PACKAGE_PATH_NOT_EXPORTED'), 'fastify-sse-channels'])
 })
 
-t.test('a TypeScript consumer type-checks, declarations included, and its mistakes are found', async t => {
-  const imports = `
-    import Fastify from 'fastify'
-    import sse, { memoryBackplane, type SseStream, type StoredEvent } from 'fastify-sse-channels'
-    import { redisBackplane } from 'fastify-sse-channels/redis'
+/** What a consumer writes: every name that the package exports, what a channel's types allow, and what they must not. */
+const IMPORTS = `
+import Fastify from 'fastify'
+import sse, { memoryBackplane, type Backplane, type Channel, type CloseReason, type Entry, type Filter, type GapReason, type NewEntry, type PublishEvent, type Receiver, type SseChannels, type SseEvent, type SseItem, type SseOptions, type SsePluginOptions, type SseRegistry, type SseRegistryEvents, type SseSource, type SseStats, type SseStream, type StoredEvent, type StoredEventOf, type SubscribeOptions } from 'fastify-sse-channels'
+import { redisBackplane, DEFAULT_REDIS_KEY, type IoRedisClient, type NodeRedisClient, type RedisBackplaneOptions, type RedisClient } from 'fastify-sse-channels/redis'
+import type { Gap, ParsedData, TypedEventSource, TypedMessageEvent } from 'fastify-sse-channels/browser'
 
-    declare module 'fastify-sse-channels' {
-      interface SseChannels { time: { tick: { n: number } } }
-    }
+declare module 'fastify-sse-channels' {
+  interface SseChannels { time: { tick: { n: number } } }
+}
 
-    const app = Fastify()
-    await app.register(sse, { backplane: memoryBackplane(), history: { maxEvents: 5 }, retry: undefined })
-    await app.register(sse, {
-      backplane: redisBackplane({ client: { call: async () => {}, duplicate: () => ({}) }, key: 'sse' })
-    })
-    const time = app.sse.channel('time')
-    await time.publish({ event: 'tick', data: { n: 1 } })
-    await app.sse.publish(['time'], { event: 'tick', data: { n: 1 } })
-    const n: number | undefined = time.history(1)[0]?.data.n
-    console.log(n, app.sse.stats().closed.drain)
-    app.get('/', (request, reply) => request.acceptsSse() ? reply.sse(time, { filter: event => event.data.n > 1 }) : reply.send('page'))
-    app.get('/driven', async (request, reply) => {
-      const stream: SseStream = reply.sse()
-      await stream.send({ data: { any: 'thing' } })
-      stream.subscribe(time)
-    })
-    app.sse.on('close', ({ reason, bytes }) => { const told: [string, number] = [reason, bytes]; console.log(told) })
-    // @ts-expect-error wrong data
-    time.publish({ event: 'tick', data: { n: '1' } })
-    // @ts-expect-error no such event
-    app.sse.publish('time', { event: 'tock', data: { n: 1 } })
-    // @ts-expect-error a text is no source
-    app.get('/text', (request, reply) => reply.sse('text'))
-    export type { StoredEvent }
-  `
-  const requires = `
-    import Fastify = require('fastify')
-    import sse = require('fastify-sse-channels')
-
-    const app = Fastify()
-    app.register(sse.default, { backplane: sse.memoryBackplane() })
-    app.get('/', (request, reply) => reply.sse(app.sse.channel('any')))
-  `
-  t.equal(await check({ 'imports.mts': imports, 'requires.cts': requires }), '')
+const app = Fastify()
+await app.register(sse, { backplane: memoryBackplane(), history: { maxEvents: 5 }, retry: undefined })
+await app.register(sse, {
+  backplane: redisBackplane({ client: { call: async () => {}, duplicate: () => ({}) }, key: DEFAULT_REDIS_KEY })
 })
+const time = app.sse.channel('time')
+await time.publish({ event: 'tick', data: { n: 1 } })
+await app.sse.publish(['time'], { event: 'tick', data: { n: 1 } })
+const n: number | undefined = time.history(1)[0]?.data.n
+console.log(n, app.sse.stats().closed.drain)
+app.get('/', (request, reply) => request.acceptsSse() ? reply.sse(time, { filter: event => event.data.n > 1 }) : reply.send('page'))
+app.get('/driven', async (request, reply) => {
+  const stream: SseStream = reply.sse()
+  await stream.send({ data: { any: 'thing' } })
+  stream.subscribe(time)
+})
+app.sse.on('close', ({ reason, bytes }) => { const told: [string, number] = [reason, bytes]; console.log(told) })
+// @ts-expect-error wrong data
+time.publish({ event: 'tick', data: { n: '1' } })
+// @ts-expect-error no such event
+app.sse.publish('time', { event: 'tock', data: { n: 1 } })
+// @ts-expect-error a text is no source
+app.get('/text', (request, reply) => reply.sse('text'))
+// @ts-expect-error a retry of null
+export const options: SsePluginOptions = { retry: null }
+export type { Backplane, Channel, CloseReason, Entry, Filter, GapReason, NewEntry, PublishEvent, Receiver, SseChannels, SseEvent, SseItem, SseOptions, SseRegistry, SseRegistryEvents, SseSource, SseStats, StoredEvent, StoredEventOf, SubscribeOptions }
+export type { IoRedisClient, NodeRedisClient, RedisBackplaneOptions, RedisClient, Gap, ParsedData, TypedEventSource, TypedMessageEvent }
+`
+
+const REQUIRES = `
+import Fastify = require('fastify')
+import sse = require('fastify-sse-channels')
+
+const app = Fastify()
+app.register(sse.default, { backplane: sse.memoryBackplane() })
+app.get('/', (request, reply) => reply.sse(app.sse.channel('any')))
+`
+
+/** A page knows neither Node's types nor Fastify's. */
+const PAGE = `
+import type { ParsedData, TypedEventSource } from 'fastify-sse-channels/browser'
+
+const source: TypedEventSource<{ tick: { n: number } }> = new EventSource('/events')
+source.addEventListener('tick', event => {
+  const { n } = JSON.parse(event.data) as ParsedData<typeof event>
+  n.toFixed()
+  // @ts-expect-error data is text
+  event.data.n.toFixed()
+})
+// @ts-expect-error no such event
+source.addEventListener('tock', () => {})
+`
+
+/** All declarations are checked once for Node and once for a page: most of the time goes into that. */
+const CONFIGURATIONS: Record<string, { files: string[] } & Record<string, unknown>> = {
+  nodenext: { module: 'nodenext', lib: ['es2022'], types: ['node'], files: ['imports.mts', 'requires.cts'] },
+  bundler: { module: 'esnext', moduleResolution: 'bundler', lib: ['es2022'], types: ['node'], skipLibCheck: true, files: ['imports.mts'] },
+  page: { module: 'esnext', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [], files: ['page.mts'] }
+}
+
+for (const [name, text] of Object.entries({ 'imports.mts': IMPORTS, 'requires.cts': REQUIRES, 'page.mts': PAGE })) await writeFile(join(consumer, name), text)
+const missing = await installCompilers()
+
+for (const version of new Set([own, ...COMPILERS])) {
+  const reason = version === own ? '' : missing
+  const skip = reason !== '' && process.env.CI !== 'true' && `npm cannot install it: ${reason}`
+  t.test(`TypeScript ${version}: a consumer type-checks, declarations included, and its mistakes are found`, { skip }, async t => {
+    t.equal(reason, '', 'it is installed')
+    for (const [name, configuration] of Object.entries(CONFIGURATIONS)) t.equal(await check(version, name, configuration), '', name)
+  })
+}
