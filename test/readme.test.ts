@@ -433,7 +433,7 @@ t.test('what the README names is there: scripts, files, sections, entries of the
   const all = (pattern: RegExp, text: string): string[] => [...new Set([...text.matchAll(pattern)].map(match => match.slice(1).find(group => group !== undefined)!))]
   const anchors = [...sections.keys()].map(heading => `#${heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-')}`)
   const isThere: Record<string, [names: string[], (name: string) => boolean]> = {
-    scripts: [all(/`[^`]*\bnpm (?:run )?(\w+)/g, text), name => name in PACKAGE.scripts],
+    scripts: [all(/`[^`]*\bnpm (?:run )?(\w+)/g, text), name => name in PACKAGE.scripts || ['ci', 'install', 'pack'].includes(name)],
     programs: [all(/`[^`]*\bnode [^`]*?(\w+\/[\w./-]+\.[jt]s)/g, text), name => existsSync(ROOT + name)],
     links: [all(/\]\(([^)\s]+)[^)]*\)|\b(?:src|srcset|href)="([^"]+)"/g, text).filter(link => !/^https?:/.test(link)),
       link => link.startsWith('#') ? anchors.includes(link) : existsSync(ROOT + link.split('#')[0])],
