@@ -41,6 +41,8 @@ const FLOOD_EVENTS = 2_000
 const HISTORY = 1_000
 /** Redis keeps as much as the history: further ahead of the reader a publisher would trim what was not read, and all were told "reset". */
 const BACKLOG = 300
+/** Rows of Redis, see redis-reader.ts. */
+const REMEMBERED = 10_000
 /** The last event goes to all channels and passes every filter; far away from all others. */
 const LAST = 600_000_000
 const FILTERS = [0, 0, 2, 3]
@@ -175,8 +177,10 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
     },
     stats: () => ({ stats: app.sse.stats(), sources }),
     async settle (): Promise<State> {
-      // The same bytes in the history before and after.
-      for (let i = 0; i < HISTORY; i++) await app.sse.publish('filler', 'x'.repeat(100))
+      // The same bytes in what is remembered before and after: the history, and the rows that the reader of Redis knows again.
+      for (let i = 0; i < (client === undefined ? HISTORY : REMEMBERED); i += BACKLOG) {
+        await Promise.all(Array.from({ length: BACKLOG }, () => app.sse.publish('filler', 'x'.repeat(100))))
+      }
       await patiently(() => app.sse.cursor === app.sse.channel('filler').history(1)[0]?.id)
       report()
       const resources = await quiet(app, client !== undefined)
