@@ -113,7 +113,7 @@ if (process.argv[2] === 'child') {
 } else {
   for (const setup of ['plain', 'slow onSend', 'async handler', 'driven']) {
     t.test(`an open stream does not keep the reply alive, ${setup}`, async t => {
-      const result = await within(spawnChild(setup), 'the child', 30_000)
+      const result = await within(spawnChild(setup), 'the child', 60_000)
       t.match(result, { open: 20, alive: 0 }, 'twenty streams are open, and none of their replies is left')
     })
   }

@@ -263,7 +263,7 @@ t.test(`two processes behind nginx, ${CLIENTS} clients, one or the other process
     clients.push(new EventSourceLike(`client ${i}`, channels, url))
     if (i % 20 === 0) await sleep(20)
   }
-  await until('every client has subscribed', () => clients.every(({ items }) => items.length > 0), 30_000)
+  await until('every client has subscribed', () => clients.every(({ items }) => items.length > 0), 60_000)
   const everybodyIsBack = () => clients.every(({ fatal, returns }) => fatal !== undefined || returns.every(({ open }) => open !== Infinity))
 
   const ends: Array<Awaited<ReturnType<Deployed['stop']>>> = []
@@ -280,7 +280,7 @@ t.test(`two processes behind nginx, ${CLIENTS} clients, one or the other process
   }
   // What is published now reaches everybody, and with it all that came before.
   const goal = Math.max(...[...acknowledged.keys()].filter(n => n >= publishers.count * NUMBERS)) + 3 * CHANNELS
-  await until('the last process has published to every channel', () => acknowledged.has(goal), 30_000)
+  await until('the last process has published to every channel', () => acknowledged.has(goal), 60_000)
   // Whatever its channels are, one of them was published to in the last rounds of all channels.
   const has = ({ items }: EventSourceLike) => items.some(({ n }) => n !== undefined && n >= goal - 2 * CHANNELS)
   await until('everybody has what came last', () => clients.every(client => client.fatal !== undefined || has(client)), 15_000).catch(() => {})
