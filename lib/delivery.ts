@@ -85,7 +85,7 @@ export class Delivery {
         for (const stream of members.streams) this.#add(stream)
       }
       this.#channels = []
-      for (const stream of this.#quiet.splice(-QUIET_A_PASS - this.#pass.length)) this.#add(stream)
+      for (const stream of this.#quiet.splice(0, QUIET_A_PASS + this.#pass.length)) this.#add(stream)
       this.#visited = 0
       this.#head = this.#history.head
       this.#run()
