@@ -44,7 +44,7 @@ export class History {
   /** A filter is running: what it calls must not move what is being read. */
   reading = false
 
-  readonly #limits: HistoryLimits
+  readonly limits: HistoryLimits
   readonly #compare: (a: string, b: string) => number
   readonly #onEvict: (channels: readonly string[], position: number) => void
   readonly #index = new Map<string, Positions>()
@@ -57,7 +57,7 @@ export class History {
   #offered = 0
 
   constructor (limits: HistoryLimits, compare: (a: string, b: string) => number, onEvict: (channels: readonly string[], position: number) => void) {
-    this.#limits = limits
+    this.limits = limits
     this.#compare = compare
     this.#onEvict = onEvict
   }
@@ -173,7 +173,7 @@ export class History {
   /** Evicts what the limits no longer allow, as far as it was offered. */
   evict (now: number): void {
     if (this.reading) return
-    const { maxEvents, maxBytes, maxAge } = this.#limits
+    const { maxEvents, maxBytes, maxAge } = this.limits
     while (this.first < this.#offered) {
       const oldest = this.at(this.first)
       if (this.events <= maxEvents && this.bytes <= maxBytes && (maxAge === 0 || now - oldest.time <= maxAge)) break

@@ -140,7 +140,7 @@ export class Reader {
   /** Standing at the head: the newest cursor, so that the client's does not age out. */
   freshCursor (): Frame {
     this.cursor = this.position
-    return this.#registry.headFrame()
+    return this.#registry.freshness.frame
   }
 
   /**

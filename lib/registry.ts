@@ -5,10 +5,11 @@ import type { Backplane, Entry, Receiver } from './backplane.ts'
 import { ChannelHandle, type Channel, type PublishEvent, type SseChannels } from './channel.ts'
 import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, received } from './errors.ts'
 import { Delivery } from './delivery.ts'
-import { checkFields, encodeCursor, encodeEvent, storedEvent, type EventFields, type SseEvent, type StoredEvent } from './event.ts'
+import { checkFields, encodeEvent, storedEvent, type EventFields, type SseEvent, type StoredEvent } from './event.ts'
+import { Freshness } from './freshness.ts'
 import { History } from './history.ts'
 import type { ResolvedOptions } from './options.ts'
-import { makeFrame, Pieces, type Frame } from './piece.ts'
+import { Pieces } from './piece.ts'
 import { makeCounters, type SseStats } from './stats.ts'
 import type { CloseReason, SseStream, Stream } from './stream.ts'
 import type { GapReason, Members } from './subscription.ts'
@@ -60,10 +61,9 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   readonly sweep: Sweep<Stream>
   readonly pieces: Pieces
   readonly delivery: Delivery
+  readonly freshness: Freshness
   /** From preClose on. */
   closing = false
-  /** Streams whose cursor lies before this position are sent a fresh one. */
-  staleBefore = 0
   readonly counters = makeCounters()
 
   readonly #backplane: Backplane
@@ -71,11 +71,6 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
   readonly #members = new Map<string, Members>()
   #backplaneState: 'up' | 'down' = 'up'
   #closed = false
-
-  /** Position and bytes at which cursors were last refreshed. */
-  #refreshedAt = 0
-  #appendedBytes = 0
-  #headFrame: { position: number, frame: Frame } | undefined
 
   constructor (options: ResolvedOptions, backplane: Backplane, log: FastifyBaseLogger) {
     super()
@@ -87,6 +82,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     this.history = new History(options.history, (a, b) => backplane.compare(a, b), (channels, position) => this.#evicted(channels, position))
     this.pieces = new Pieces(this.history, options.parse)
     this.delivery = new Delivery(this.history, this.pieces)
+    this.freshness = new Freshness(this.history)
   }
 
   // What an application calls
@@ -161,8 +157,9 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
       const members = this.#members.get(name)
       if (members !== undefined) this.delivery.channel(members)
     }
-    this.#appendedBytes += this.history.at(position).bytes
-    this.#refreshCursors()
+    if (this.freshness.passed(this.history.at(position).bytes)) {
+      for (const stream of this.streams) if (stream.isStale) this.delivery.quiet(stream)
+    }
     this.delivery.schedule()
   }
 
@@ -257,35 +254,11 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements SseRegi
     }
   }
 
-  /** The id-only block with the newest cursor. */
-  headFrame (): Frame {
-    const position = this.history.head
-    if (this.#headFrame?.position !== position) {
-      this.#headFrame = { position, frame: makeFrame(encodeCursor(this.cursor)) }
-    }
-    return this.#headFrame.frame
-  }
-
   #evicted (channels: readonly string[], position: number): void {
     for (const name of channels) {
       const members = this.#members.get(name)
       if (members !== undefined) members.evicted = position
     }
-  }
-
-  /**
-   * When a quarter of the history's limits has been appended, every stream whose cursor is older than the quarter before
-   * gets a fresh one: so the cursor of a quiet stream stays good.
-   */
-  #refreshCursors (): void {
-    const { maxEvents, maxBytes } = this.options.history
-    const { head } = this.history
-    if (maxEvents === 0 || maxBytes === 0) return
-    if (head - this.#refreshedAt < maxEvents / 4 && this.#appendedBytes < maxBytes / 4) return
-    this.staleBefore = this.#refreshedAt
-    this.#refreshedAt = head
-    this.#appendedBytes = 0
-    for (const stream of this.streams) if (stream.reader !== undefined && stream.reader.cursor < this.staleBefore) this.delivery.quiet(stream)
   }
 }
 

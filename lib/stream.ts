@@ -6,6 +6,7 @@ import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, received } from './erro
 import { encodeComment, encodeEvent, encodeRetry, isRetry, type SseEvent } from './event.ts'
 import { checkStreamOptions, type SseOptions, type SubscribeOptions } from './options.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
+import { OwnEvents } from './own-events.ts'
 import { makeFrame, PIECE_BYTES, type Frame } from './piece.ts'
 import { Reader } from './reader.ts'
 import type { Registry } from './registry.ts'
@@ -93,10 +94,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
   readonly #startedAt = performance.now()
   readonly #maxAge: number
   #outlet: Outlet | undefined
-  /** Its own events that wait, encoded. */
-  #own = ''
-  #ownBytes = 0
-  #ownEvents = 0
+  readonly #own = new OwnEvents()
   #events = 0
   #bytes = 0
   #lastWrite = 0
@@ -175,13 +173,11 @@ export class Stream implements SseStream, Swept, OutletOwner {
 
   /** What is queued leaves with the next pass, or at once where it fills a piece. */
   #queue (text: string, events: number): Promise<boolean> {
-    this.#own += text
-    this.#ownBytes += Buffer.byteLength(text)
-    this.#ownEvents += events
+    this.#own.add(text, events)
     if (this.state === 'open' && !this.blocked) {
-      if (this.#ownBytes >= PIECE_BYTES) this.#flushOwn()
+      if (this.#own.bytes >= PIECE_BYTES) this.#flushOwn()
       else this.#registry.ready(this)
-    } else if (this.#ownBytes > this.#registry.options.maxBufferedBytes) {
+    } else if (this.#own.bytes > this.#registry.options.maxBufferedBytes) {
       this.end('overflow')
       return NO
     }
@@ -191,12 +187,10 @@ export class Stream implements SseStream, Swept, OutletOwner {
   }
 
   #flushOwn (): void {
-    if (this.#own === '') return
-    const frame = makeFrame(this.#own, this.#ownBytes)
-    this.#events += this.#ownEvents
-    this.#own = ''
-    this.#ownBytes = this.#ownEvents = 0
-    this.#write(frame)
+    if (this.#own.text === '') return
+    const { text, bytes, events } = this.#own.take()
+    this.#events += events
+    this.#write(makeFrame(text, bytes))
   }
 
   #makeRoom (): void {
@@ -229,6 +223,11 @@ export class Stream implements SseStream, Swept, OutletOwner {
       if (one instanceof ChannelHandle && one.host === this.#registry) return one.name
       throw new SSE_ERR_INVALID_CHANNEL('a channel of this application, app.sse.channel(name)', received(one))
     }))]
+  }
+
+  /** The client's cursor is so old that it is to be sent a fresh one. */
+  get isStale (): boolean {
+    return this.reader !== undefined && this.reader.cursor < this.#registry.freshness.staleBefore
   }
 
   get #subscribed (): boolean {
@@ -271,8 +270,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
       const gaps = reader.gaps()
       if (this.#reason !== undefined) return false // a listener of 'gap' closed it
       const prime = reader.prime()
-      this.#own = gaps + this.#own + prime
-      this.#ownBytes += Buffer.byteLength(gaps) + Buffer.byteLength(prime)
+      if (gaps !== '' || prime !== '') this.#own.wrap(gaps, prime)
     }
     this.#flushOwn()
     this.#makeRoom()
@@ -290,7 +288,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
       this.#registry.counters.delivered += step.events
       this.#write(step.frame)
     }
-    if (!this.blocked && this.#subscribed && (this.#heartbeatDue || reader.cursor < this.#registry.staleBefore)) this.#write(reader.freshCursor())
+    if (!this.blocked && this.#subscribed && (this.#heartbeatDue || this.isStale)) this.#write(reader.freshCursor())
     return false
   }
 
@@ -360,7 +358,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
     if (this.#registry.closing) this.drain()
     if (this.state === 'closed') {
       if (BROKEN_OFF.includes(this.#reason!)) response.destroy()
-      else response.end(this.#own)
+      else response.end(this.#own.text)
       return
     }
     this.#registry.delivery.tick()
@@ -371,10 +369,10 @@ export class Stream implements SseStream, Swept, OutletOwner {
     // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
     if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
     const retry = this.#options.retry ?? this.#registry.options.retry
-    const first = makeFrame((retry > 0 ? encodeRetry(retry) : encodeComment('')) + this.#own)
-    this.#own = ''
-    this.#events += this.#ownEvents
-    this.#ownBytes = this.#ownEvents = 0
+    this.#own.wrap(retry > 0 ? encodeRetry(retry) : encodeComment(''), '')
+    const { text, bytes, events } = this.#own.take()
+    const first = makeFrame(text, bytes)
+    this.#events += events
     this.#count(first.body.length)
     this.#outlet.open(first)
     this.#makeRoom()
@@ -419,7 +417,7 @@ export class Stream implements SseStream, Swept, OutletOwner {
     registry.admission.leave(this.#key)
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     for (const { members } of this.reader?.subscriptions ?? []) registry.leave(members, this)
-    if (retry !== undefined) this.#own += encodeRetry(retry)
+    if (retry !== undefined) this.#own.add(encodeRetry(retry))
     if (outlet !== undefined) this.#endResponse(outlet, reason)
     this.#stopSource?.()
     this.#startSource = this.#stopSource = undefined
@@ -433,9 +431,10 @@ export class Stream implements SseStream, Swept, OutletOwner {
   #endResponse (outlet: Outlet, reason: CloseReason): void {
     if (reason === 'client') return
     if (BROKEN_OFF.includes(reason)) return outlet.destroy()
-    this.#events += this.#ownEvents
-    this.#count(Buffer.byteLength(this.#own))
-    outlet.end(this.#own)
+    const { text, bytes, events } = this.#own.take()
+    this.#events += events
+    this.#count(bytes)
+    outlet.end(text)
   }
 
   #tellClosed (reason: CloseReason): void {

@@ -127,16 +127,19 @@ export interface Block { id?: string, event?: string, retry?: string, data?: str
 
 /** All complete blocks of a body, in order. */
 export function blocks (text: string): Block[] {
-  return text.split('\n\n').slice(0, -1).map(lines => {
-    const block: Record<string, string> = {}
-    for (const line of lines.split('\n')) {
-      const colon = line.indexOf(':')
-      const name = line.slice(0, colon) || 'comment'
-      const value = line.slice(colon + 1).replace(/^ /, '')
-      block[name] = name in block ? `${block[name]}\n${value}` : value
-    }
-    return block
-  })
+  return text.split('\n\n').slice(0, -1).map(readBlock)
+}
+
+/** The lines of one block. */
+export function readBlock (lines: string): Block {
+  const block: Record<string, string> = {}
+  for (const line of lines.split('\n')) {
+    const colon = line.indexOf(':')
+    const name = line.slice(0, colon) || 'comment'
+    const value = line.slice(colon + 1).replace(/^ /, '')
+    block[name] = name in block ? `${block[name]}\n${value}` : value
+  }
+  return block
 }
 
 /**

@@ -11,7 +11,8 @@ import t, { type Test } from 'tap'
 import { decodeRows } from '../lib/redis-row.ts'
 import { until } from './backplane-contract.ts'
 import type { DeployOptions, Told } from './deploy.ts'
-import { CHANNELS, check, Dice, NUMBERS, type Item, type Reception } from './faults/model.ts'
+import { readBlock } from './client.ts'
+import { CHANNELS, check, Dice, itemOf, NUMBERS, type Item, type Reception } from './faults/model.ts'
 import { freePort, guard, noRedis, RedisServer } from './redis-server.ts'
 
 // Two processes on one Redis behind nginx, of which one after the other is replaced, under load. The long version:
@@ -152,27 +153,13 @@ class EventSourceLike implements Reception {
     this.#timer = setTimeout(() => this.#connect(back), this.#retry)
   }
 
-  #take (block: string): void {
-    let id: string | undefined
-    let event = ''
-    let data: string | undefined
-    for (const line of block.split('\n')) {
-      if (line.startsWith('id: ')) id = line.slice(4)
-      else if (line.startsWith('event: ')) event = line.slice(7)
-      else if (line.startsWith('data: ')) data = line.slice(6)
-      else if (line.startsWith('retry: ')) this.#retry = Number(line.slice(7))
-    }
-    if (id === undefined) return
-    this.#lastEventId = id
-    const time = Date.now()
-    if (data === undefined) {
-      this.items.push({ kind: 'cursor', time, cursor: id })
-    } else if (event === 'sse.gap') {
-      const { reason, channels } = JSON.parse(data) as { reason: string, channels: string[] }
-      this.items.push({ kind: 'gap', time, cursor: id, reason, channels: channels.map(Number) })
-    } else {
-      this.items.push({ kind: 'event', time, cursor: id, n: (JSON.parse(data) as { n: number }).n })
-    }
+  #take (lines: string): void {
+    const block = readBlock(lines)
+    if (block.retry !== undefined) this.#retry = Number(block.retry)
+    const item = itemOf(block)
+    if (item === undefined) return
+    this.#lastEventId = item.cursor
+    this.items.push(item)
   }
 }
 

@@ -27,6 +27,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { Redis } from 'ioredis'
 import sse, { memoryBackplane, type Backplane, type SseItem, type SseSource, type SseStats, type SseStream, type StoredEvent } from '../lib/index.ts'
 import { redisBackplane } from '../lib/redis-backplane.ts'
+import { readBlock } from './client.ts'
 import { Dice } from './faults/model.ts'
 import { guard, noRedis, RedisServer } from './redis-server.ts'
 
@@ -542,14 +543,7 @@ class Listener {
   }
 
   #take (block: string): void {
-    let id: string | undefined
-    let event = ''
-    let data: string | undefined
-    for (const line of block.split('\n')) {
-      if (line.startsWith('id: ')) id = line.slice(4)
-      else if (line.startsWith('event: ')) event = line.slice(7)
-      else if (line.startsWith('data: ')) data = line.slice(6)
-    }
+    const { id, event, data } = readBlock(block)
     if (id === undefined) return
     this.#lastEventId = id
     if (data === undefined) return

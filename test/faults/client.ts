@@ -1,5 +1,6 @@
 import http from 'node:http'
-import type { Dice, Item, Reception } from './model.ts'
+import { readBlock } from '../client.ts'
+import { itemOf, type Dice, type Item, type Reception } from './model.ts'
 
 /** A browser's EventSource, as far as it matters here, with a user who is never content where he is. */
 export class Client implements Reception {
@@ -87,24 +88,9 @@ export class Client implements Reception {
   }
 
   #take (block: string): void {
-    let id: string | undefined
-    let event = ''
-    let data: string | undefined
-    for (const line of block.split('\n')) {
-      if (line.startsWith('id: ')) id = line.slice(4)
-      else if (line.startsWith('event: ')) event = line.slice(7)
-      else if (line.startsWith('data: ')) data = line.slice(6)
-    }
-    if (id === undefined) return
-    this.#lastEventId = id
-    const time = Date.now()
-    if (data === undefined) {
-      this.items.push({ kind: 'cursor', time, cursor: id })
-    } else if (event === 'sse.gap') {
-      const { reason, channels } = JSON.parse(data) as { reason: string, channels: string[] }
-      this.items.push({ kind: 'gap', time, cursor: id, reason, channels: channels.map(Number) })
-    } else {
-      this.items.push({ kind: 'event', time, cursor: id, n: (JSON.parse(data) as { n: number }).n })
-    }
+    const item = itemOf(readBlock(block))
+    if (item === undefined) return
+    this.#lastEventId = item.cursor
+    this.items.push(item)
   }
 }

@@ -1,3 +1,5 @@
+import type { Block } from '../client.ts'
+
 /** What all parts agree on: which channels an event with this number is published to. */
 export const CHANNELS = 20
 export function channelsOf (n: number): number[] {
@@ -16,6 +18,16 @@ export interface Item {
   /** Of a gap. */
   readonly reason?: string
   readonly channels?: readonly number[]
+}
+
+/** A block of a body as a client notes it; undefined if it has no id. */
+export function itemOf ({ id, event, data }: Block): Item | undefined {
+  if (id === undefined) return undefined
+  const time = Date.now()
+  if (data === undefined) return { kind: 'cursor', time, cursor: id }
+  if (event !== 'sse.gap') return { kind: 'event', time, cursor: id, n: (JSON.parse(data) as { n: number }).n }
+  const { reason, channels } = JSON.parse(data) as { reason: string, channels: string[] }
+  return { kind: 'gap', time, cursor: id, reason, channels: channels.map(Number) }
 }
 
 /** A logical client, through all its connections. Its first item says where it subscribed. */
