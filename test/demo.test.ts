@@ -1,14 +1,12 @@
-import { spawn, type ChildProcess } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import net, { type AddressInfo, type Socket } from 'node:net'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import type { Browser, Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { launch, skip } from './browser.ts'
 import { connect, until } from './client.ts'
+import { runExample } from './example.ts'
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const STAMP = /^\d{4}\/\d\d\/\d\d \d\d:\d\d:\d\d /
 const MESSAGE = /^Message: (\d+) - the time is \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} -0[45]00 E[SD]T$/
 
@@ -24,37 +22,19 @@ interface Demo {
 
 /** Runs the demo as `npm start` does, on a free port unless one is given. */
 async function start (t: Test, env: Record<string, string> = {}): Promise<Demo> {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'example/server.ts'], {
-    cwd: ROOT,
-    env: { ...process.env, REDIS_URL: '', TICKER: '', PORT: '0', HOST: '127.0.0.1', TICK_MS: '200', TZ: 'America/New_York', ...env },
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
-  const ended = once(child, 'exit')
-  t.teardown(async () => {
-    child.kill('SIGKILL')
-    await ended
-  })
-  const lines: string[] = []
-  let errors = ''
-  child.stderr.setEncoding('utf8').on('data', text => { errors += text })
-  createInterface(child.stdout).on('line', line => {
+  const { url, child, lines, stop } = await runExample(t, 'server.ts', { REDIS_URL: '', TICKER: '', TICK_MS: '200', TZ: 'America/New_York', ...env }, line => {
     if (!STAMP.test(line)) t.fail(`a line without date and time: ${line}`)
-    lines.push(line.replace(STAMP, ''))
+    return line.replace(STAMP, '')
   })
-  await until(() => lines.length > 0 || child.exitCode !== null, 'the demo to start')
-  const url = /^Listening at (http:\S+)$/.exec(lines[0] ?? '')?.[1]
-  if (url === undefined) throw new Error(`the demo did not start: ${lines[0]} ${errors}`)
   return {
     url,
     port: Number(new URL(url).port),
     lines,
     child,
     async stop (signal) {
-      const before = performance.now()
-      child.kill(signal)
-      const [code] = await ended
+      const { errors, ...end } = await stop(signal)
       t.equal(errors, '', 'nothing went wrong in the server')
-      return { code, ms: performance.now() - before }
+      return end
     }
   }
 }

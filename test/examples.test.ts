@@ -1,12 +1,7 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { launch, skip } from './browser.ts'
 import { connect, until, type Client } from './client.ts'
-
-const ROOT = fileURLToPath(new URL('..', import.meta.url))
+import { runExample } from './example.ts'
 
 interface Example {
   url: string
@@ -16,34 +11,15 @@ interface Example {
   stop (signal?: NodeJS.Signals): Promise<void>
 }
 
-/** Runs an example as its users do, on a free port. */
 async function run (t: Test, file: string, env: Record<string, string> = {}): Promise<Example> {
-  const child = spawn(process.execPath, ['--import', 'tsx', `example/${file}`], {
-    cwd: ROOT,
-    env: { ...process.env, PORT: '0', HOST: '127.0.0.1', ...env },
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
-  const ended = once(child, 'exit')
-  t.teardown(async () => {
-    child.kill('SIGKILL')
-    await ended
-  })
-  const lines: string[] = []
-  let errors = ''
-  child.stderr.setEncoding('utf8').on('data', text => { errors += text })
-  createInterface(child.stdout).on('line', line => lines.push(line))
-  await until(() => lines.length > 0 || child.exitCode !== null, `${file} to start`)
-  const url = /^Listening at (http:\S+)$/.exec(lines.shift() ?? '')?.[1]
-  if (url === undefined) throw new Error(`${file} did not start: ${errors}`)
+  const { url, lines, stop } = await runExample(t, file, env)
+  lines.shift()
   return {
     url,
     lines,
     async stop (signal = 'SIGTERM') {
-      const before = performance.now()
-      child.kill(signal)
-      await until(() => child.exitCode !== null || child.signalCode !== null, `${file} to end`)
-      t.equal(child.exitCode, 0, `${signal} ends it`)
-      const ms = performance.now() - before
+      const { code, ms, errors } = await stop(signal)
+      t.equal(code, 0, `${signal} ends it`)
       t.ok(ms < 5_000, `${signal} took ${ms} ms`)
       t.equal(errors, '', 'nothing went wrong in it')
     }
