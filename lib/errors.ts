@@ -40,6 +40,10 @@ export const SSE_ERR_ALREADY_REGISTERED = createError<[]>(
 export const SSE_ERR_BACKPLANE_DOWN = createError<[reason: string, options?: ErrorOptions]>(
   'SSE_ERR_BACKPLANE_DOWN', 'the backplane is down: %s', 503)
 
+/** The channel has ended: nothing can be published to it until its history is forgotten. */
+export const SSE_ERR_CHANNEL_ENDED = createError<[channel: string]>(
+  'SSE_ERR_CHANNEL_ENDED', 'channel: %s has ended, and takes no more events', 409)
+
 /** The application is closing: no new stream, and after onClose no publish. */
 export const SSE_ERR_CLOSED = createError<[what: string]>(
   'SSE_ERR_CLOSED', '%s: the application is closing', 503)

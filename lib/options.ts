@@ -1,11 +1,9 @@
 import type { FastifyRequest } from 'fastify'
-import type { Backplane } from './backplane.ts'
 import { SSE_ERR_INVALID_OPTION, received } from './errors.ts'
-import { isRetry, type StoredEvent } from './event.ts'
 
 export const DEFAULT_HISTORY_MAX_EVENTS = 10_000
-export const DEFAULT_HISTORY_MAX_BYTES = 16 * 1024 * 1024
-export const DEFAULT_HISTORY_MAX_AGE = 0
+export const DEFAULT_HISTORY_MAX_BYTES = 64 * 1024 * 1024
+export const DEFAULT_HISTORY_MAX_AGE = 600_000
 export const DEFAULT_HEARTBEAT_INTERVAL = 15_000
 export const DEFAULT_RETRY = 3_000
 export const DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
@@ -15,21 +13,25 @@ export const DEFAULT_MAX_AGE = 0
 export const DEFAULT_DRAIN_RETRY: readonly [number, number] = [1_000, 5_000]
 export const DEFAULT_DRAIN_TIMEOUT = 5_000
 
-/** The options of `app.register(sse, options)`. */
-export interface SsePluginOptions {
-  /**
-   * What orders events and shares them between processes. One backplane serves one registration.
-   * @default memoryBackplane()
-   */
-  backplane?: Backplane | undefined
-  /** What is kept for replay, whatever its channel. An event falls out when any of the limits is passed. */
-  history?: {
-    /** Events. 0 delivers live and replays nothing. @default 10_000 */
-    maxEvents?: number | undefined
-    /** Bytes, as encoded. @default 16 MiB */
+/** What bounds the history of a channel. */
+export interface ChannelHistory {
+  /** Events of the channel. 0 delivers live and replays nothing. @default 10_000 */
+  maxEvents?: number | undefined
+  /** Milliseconds; 0 = no limit. @default 600_000 */
+  maxAge?: number | undefined
+}
+
+/** The options of the registry: all of the plugin's but the backplane. */
+export interface RegistryOptions {
+  /** What is kept of each channel for replay. An event falls out when any of the limits is passed. */
+  history?: ChannelHistory & {
+    /** Bytes that all channels together may take in this process, as encoded. @default 64 MiB */
     maxBytes?: number | undefined
-    /** Milliseconds; 0 = no limit. @default 0 */
-    maxAge?: number | undefined
+    /**
+     * Other limits for one channel, by its name; undefined: those above. It must answer the same in all processes, and at once.
+     * `latest`: only the newest event of the channel counts, and there is no gap on it; its `maxAge` is 0 unless given.
+     */
+    channel?: ((name: string) => (ChannelHistory & { latest?: boolean | undefined }) | undefined) | undefined
   } | undefined
   /** Milliseconds without a write after which a heartbeat is sent; 0 = off. @default 15_000 */
   heartbeatInterval?: number | undefined
@@ -62,33 +64,23 @@ export interface SsePluginOptions {
   } | undefined
 }
 
-/** Where a subscription starts, and what it lets through. */
-export interface SubscribeOptions<Event = StoredEvent<any>> {
-  /** Start after this cursor, whatever the client sent; null starts at the head. */
-  lastEventId?: string | null | undefined
-  /** Without a good cursor, send this many of the newest events of the channels first. @default 0, or all that lies after the cursor's place */
-  rewind?: number | undefined
-  /** Called for each event of the channels; true lets it through. Synchronous. If it throws, its stream closes with `error`. */
-  filter?: ((event: Event) => boolean) | undefined
-}
-
-/** Options of one stream: those of its subscriptions, and its own `retry` and `maxAge` (ms) instead of the plugin's. */
-export interface SseOptions<Event = StoredEvent<any>> extends SubscribeOptions<Event> {
-  retry?: number | undefined
-  maxAge?: number | undefined
+/** What bounds the history of one channel. */
+interface Limits {
+  readonly maxEvents: number
+  readonly maxAge: number
+  readonly latest: boolean
 }
 
 /** What is kept for replay: `history` with its defaults. */
-export interface HistoryLimits {
-  readonly maxEvents: number
+export interface HistoryOptions {
+  readonly limits: Limits
   readonly maxBytes: number
-  readonly maxAge: number
+  readonly channel: ((name: string) => unknown) | undefined
 }
 
 /** Every option, checked, with its default. */
 export interface ResolvedOptions {
-  readonly backplane: Backplane | undefined
-  readonly history: HistoryLimits
+  readonly history: HistoryOptions
   readonly heartbeatInterval: number
   readonly retry: number
   readonly serialize: (data: unknown) => string
@@ -107,15 +99,19 @@ export interface ResolvedOptions {
  * Checks the options and fills in the defaults. The only validator: what is inside trusts what comes from here.
  * @throws SSE_ERR_INVALID_OPTION
  */
-export function resolveOptions (options: SsePluginOptions): ResolvedOptions {
-  const history = group('history', options.history)
-  const drain = group('drain', options.drain)
+export function resolveOptions (options: RegistryOptions): ResolvedOptions {
+  checkNames('', options, OPTIONS)
+  const history = group('history', options.history, ['maxEvents', 'maxAge', 'maxBytes', 'channel'])
+  const drain = group('drain', options.drain, ['retry', 'timeout'])
   return {
-    backplane: backplane(options.backplane),
     history: {
-      maxEvents: count('history.maxEvents', history.maxEvents, DEFAULT_HISTORY_MAX_EVENTS, 0),
+      limits: {
+        maxEvents: count('history.maxEvents', history.maxEvents, DEFAULT_HISTORY_MAX_EVENTS, 0),
+        maxAge: duration('history.maxAge', history.maxAge, DEFAULT_HISTORY_MAX_AGE),
+        latest: false
+      },
       maxBytes: count('history.maxBytes', history.maxBytes, DEFAULT_HISTORY_MAX_BYTES, 0),
-      maxAge: duration('history.maxAge', history.maxAge, DEFAULT_HISTORY_MAX_AGE)
+      channel: history.channel === undefined ? undefined : fn('history.channel', history.channel, () => undefined)
     },
     heartbeatInterval: duration('heartbeatInterval', options.heartbeatInterval, DEFAULT_HEARTBEAT_INTERVAL),
     retry: retryTime('retry', options.retry, DEFAULT_RETRY),
@@ -135,6 +131,61 @@ export function resolveOptions (options: SsePluginOptions): ResolvedOptions {
   }
 }
 
+/**
+ * What bounds the history of this channel.
+ * @throws SSE_ERR_INVALID_OPTION where `history.channel` throws, or answers nonsense
+ */
+export function channelLimits ({ limits, channel }: HistoryOptions, name: string): Limits {
+  if (channel === undefined) return limits
+  let own: unknown
+  try {
+    own = channel(name)
+  } catch (cause) {
+    const error = new SSE_ERR_INVALID_OPTION('history.channel', 'a function that does not throw', `an error for the channel ${received(name)}`)
+    error.cause = cause
+    throw error
+  }
+  if (own === undefined) return limits
+  const { maxEvents, maxAge, latest = false } = group<ChannelHistory & { latest?: boolean }>(`history.channel(${received(name)})`, own as object, ['maxEvents', 'maxAge', 'latest'])
+  if (typeof latest !== 'boolean') throw new SSE_ERR_INVALID_OPTION('history.channel().latest', 'true or false', received(latest))
+  return {
+    maxEvents: latest ? 1 : count('history.channel().maxEvents', maxEvents, limits.maxEvents, 0),
+    maxAge: duration('history.channel().maxAge', maxAge, latest ? 0 : limits.maxAge),
+    latest
+  }
+}
+
+const OPTIONS = ['backplane', 'history', 'heartbeatInterval', 'retry', 'serialize', 'parse', 'maxEventBytes', 'maxBufferedBytes', 'stallTimeout', 'maxAge',
+  'maxStreams', 'maxStreamsPerKey', 'streamKey', 'drain', 'prefix', 'logLevel', 'logSerializers']
+const SUBSCRIBE_OPTIONS = ['lastEventId', 'rewind', 'filter']
+const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal']
+
+/** Nobody must be left to wonder why a misspelt option does nothing. @throws SSE_ERR_INVALID_OPTION naming the nearest one */
+function checkNames (group: string, options: object, known: readonly string[]): void {
+  for (const name of Object.keys(options)) {
+    if (known.includes(name)) continue
+    const nearest = known.map(option => ({ option, distance: distance(name, option) })).sort((a, b) => a.distance - b.distance)[0]!
+    const rule = nearest.distance <= 3 ? `left out: there is no such option. Did you mean "${group}${nearest.option}"?` : `one of ${known.join(', ')}`
+    throw new SSE_ERR_INVALID_OPTION(group + name, rule, received(options[name as keyof typeof options]))
+  }
+}
+
+/** How many letters must be changed, added or left out to make one word of the other. */
+function distance (a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 0; i < a.length; i++) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j++) next.push(Math.min(next[j]! + 1, row[j + 1]! + 1, row[j]! + (a[i] === b[j] ? 0 : 1)))
+    row = next
+  }
+  return row[b.length]!
+}
+
+/** A reconnection time that the wire format can carry: digits alone (WHATWG HTML 9.2.6). */
+export function isRetry (value: unknown): value is number {
+  return Number.isSafeInteger(value) && value as number >= 0
+}
+
 /** An object that has no class: what options are. */
 export function isPlain (value: unknown): value is object {
   return typeof value === 'object' && value !== null && [Object.prototype, null].includes(Object.getPrototypeOf(value))
@@ -151,26 +202,42 @@ export function checkAnswer<T> (option: string, answer: T): T {
   throw new SSE_ERR_INVALID_OPTION(option, 'synchronous', 'one that returns a promise')
 }
 
-const STREAM_OPTIONS: readonly string[] = ['lastEventId', 'rewind', 'filter', 'retry', 'maxAge']
+interface StreamOptions {
+  lastEventId?: unknown
+  rewind?: unknown
+  filter?: unknown
+  retry?: unknown
+  maxAge?: unknown
+  signal?: unknown
+}
 
-/** Checks the options of one stream or subscription: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
-export function checkStreamOptions<O extends SseOptions<any>> (options: O): O {
+/** Checks the options of a stream: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
+export function checkStreamOptions<O extends StreamOptions> (options: O): O {
+  return checkStream(options, STREAM_OPTIONS)
+}
+
+/** Checks the options of a subscription. @throws SSE_ERR_INVALID_OPTION */
+export function checkSubscribeOptions<O extends StreamOptions> (options: O): O {
+  return checkStream(options, SUBSCRIBE_OPTIONS)
+}
+
+function checkStream<O extends StreamOptions> (options: O, known: readonly string[]): O {
   if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  for (const name of Object.keys(options)) {
-    if (!STREAM_OPTIONS.includes(name)) throw new SSE_ERR_INVALID_OPTION(name, `one of ${STREAM_OPTIONS.join(', ')}`, received(options[name as keyof O]))
-  }
-  const { lastEventId, rewind, filter, retry, maxAge } = options
+  checkNames('', options, known)
+  const { lastEventId, rewind, filter, retry, maxAge, signal } = options
   if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
   count('rewind', rewind, 0, 0)
-  fn('filter', filter, () => true)
+  fn('filter', filter as Function | undefined, () => true)
   retryTime('retry', retry, 0)
   duration('maxAge', maxAge, 0)
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw new SSE_ERR_INVALID_OPTION('signal', 'an AbortSignal', received(signal))
   return options
 }
 
-function group<T extends object> (name: string, value: T | undefined): Partial<T> {
+function group<T extends object> (name: string, value: T | undefined, known: readonly string[]): Partial<T> {
   if (value === undefined) return {}
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new SSE_ERR_INVALID_OPTION(name, 'an object', received(value))
+  checkNames(name + '.', value, known)
   return value
 }
 
@@ -210,14 +277,4 @@ function fn<F extends Function> (name: string, value: F | undefined, byDefault: 
   if (value === undefined) return byDefault
   if (typeof value === 'function') return value
   throw new SSE_ERR_INVALID_OPTION(name, 'a function', received(value))
-}
-
-function backplane (value: Backplane | undefined): Backplane | undefined {
-  if (value === undefined) return undefined
-  for (const method of ['open', 'append', 'sync', 'compare', 'close'] as const) {
-    if (typeof (value as Backplane | null)?.[method] !== 'function') {
-      throw new SSE_ERR_INVALID_OPTION('backplane', `a backplane, with a method "${method}"`, received(value))
-    }
-  }
-  return value
 }

@@ -15,6 +15,7 @@ const CATALOGUE: ReadonlyArray<readonly [code: keyof typeof classes, status: num
   ['SSE_ERR_ALREADY_SENT', 500, false],
   ['SSE_ERR_ALREADY_REGISTERED', 500, false],
   ['SSE_ERR_BACKPLANE_DOWN', 503, false],
+  ['SSE_ERR_CHANNEL_ENDED', 409, false],
   ['SSE_ERR_CLOSED', 503, false]
 ]
 
@@ -40,6 +41,7 @@ t.test('messages name what is wrong, the rule and the value', async t => {
   t.equal(new errors.SSE_ERR_TOO_MANY_STREAMS_FOR_KEY(5).message, '"maxStreamsPerKey" is 5, and as many streams are open for this client')
   t.match(new errors.SSE_ERR_ALREADY_SENT('GET', '/x').message, 'GET /x')
   t.match(new errors.SSE_ERR_BACKPLANE_DOWN('no route').message, 'no route')
+  t.match(new errors.SSE_ERR_CHANNEL_ENDED('answer:7').message, 'answer:7')
   t.match(new errors.SSE_ERR_CLOSED('publish()').message, 'publish()')
 })
 

@@ -1,7 +1,7 @@
-import Fastify, { type FastifyRequest } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t from 'tap'
 import sse, { memoryBackplane, type Backplane, type SseOptions, type SsePluginOptions } from '../lib/index.ts'
-import { checkStreamOptions, resolveOptions } from '../lib/options.ts'
+import { channelLimits, checkStreamOptions, checkSubscribeOptions, resolveOptions } from '../lib/options.ts'
 import { build, connect, listen } from './client.ts'
 
 const LONGEST = 2 ** 31 - 1
@@ -64,14 +64,16 @@ const group = (name: 'history' | 'drain', byDefault: object): Rule => ({
   refused: [[null, 'null'], [5, '5'], ['x', '"x"'], [[], 'an object (array)'], [true, 'true'], [() => {}, 'a function']]
 })
 
-const HISTORY = { maxEvents: 10_000, maxBytes: 16 * 1024 * 1024, maxAge: 0 }
+const LIMITS = { maxEvents: 10_000, maxAge: 600_000, latest: false }
+const HISTORY = { limits: LIMITS, maxBytes: 64 * 1024 * 1024, channel: undefined }
 const DRAIN = { retry: [1_000, 5_000], timeout: 5_000 }
 
 const RULES: readonly Rule[] = [
   group('history', HISTORY),
-  count('history.maxEvents', HISTORY.maxEvents, 0, maxEvents => ({ history: { maxEvents } }), ({ history }) => history.maxEvents),
+  count('history.maxEvents', LIMITS.maxEvents, 0, maxEvents => ({ history: { maxEvents } }), ({ history }) => history.limits.maxEvents),
   count('history.maxBytes', HISTORY.maxBytes, 0, maxBytes => ({ history: { maxBytes } }), ({ history }) => history.maxBytes),
-  duration('history.maxAge', HISTORY.maxAge, maxAge => ({ history: { maxAge } }), ({ history }) => history.maxAge),
+  duration('history.maxAge', LIMITS.maxAge, maxAge => ({ history: { maxAge } }), ({ history }) => history.limits.maxAge),
+  fn('history.channel', channel => ({ history: { channel } }), ({ history }) => history.channel, undefined),
   duration('heartbeatInterval', 15_000, heartbeatInterval => ({ heartbeatInterval }), options => options.heartbeatInterval),
   {
     name: 'retry',
@@ -135,12 +137,14 @@ for (const { name, give, read, byDefault, taken, rule, refused } of RULES) {
 
 t.test('every option has a rule here, and none is made up', async t => {
   const given = resolveOptions({})
-  const names = Object.entries(given).flatMap(([name, value]) => name === 'history' || name === 'drain' ? Object.keys(value as object).map(inner => `${name}.${inner}`) : [name])
-  t.same(names.filter(name => name !== 'backplane').sort(), RULES.map(({ name }) => name).filter(name => name !== 'history' && name !== 'drain').sort())
+  const { limits: { latest, ...limits }, ...history } = given.history // latest is of single channels alone
+  const names = [...Object.keys({ ...limits, ...history }).map(name => `history.${name}`), ...Object.keys(given.drain).map(name => `drain.${name}`),
+    ...Object.keys(given).filter(name => name !== 'history' && name !== 'drain')]
+  t.same(names.sort(), RULES.map(({ name }) => name).filter(name => name !== 'history' && name !== 'drain').sort())
 })
 
 t.test('the defaults of one group hold where only others of it are given', async t => {
-  t.same(resolveOptions({ history: { maxEvents: 5 } }).history, { ...HISTORY, maxEvents: 5 })
+  t.same(resolveOptions({ history: { maxEvents: 5 } }).history, { ...HISTORY, limits: { ...LIMITS, maxEvents: 5 } })
   t.same(resolveOptions({ history: {} }).history, HISTORY)
   t.same(resolveOptions({ drain: { timeout: 0 } }).drain, { ...DRAIN, timeout: 0 })
 })
@@ -152,36 +156,119 @@ t.test('options that are changed after the registration change nothing', async t
   retry[0] = 99
   history.maxEvents = 99
   t.same(resolved.drain.retry, [1, 2])
-  t.equal(resolved.history.maxEvents, 5)
+  t.equal(resolved.history.limits.maxEvents, 5)
 })
 
-t.test('options that are not the plugin\'s are none of its business: Fastify passes its own', async t => {
-  const app = await build(t, { prefix: '/x', logLevel: 'warn' } as SsePluginOptions)
+t.test('Fastify\'s own options of a registration are taken', async t => {
+  const app = await build(t, { prefix: '/x', logLevel: 'warn', logSerializers: {} } as SsePluginOptions)
   t.ok(app.hasDecorator('sse'))
 })
 
+t.test('an option that there is not is refused, with the nearest there is, so nobody wonders why it does nothing', async t => {
+  const left = (name: string, nearest: string, received: string): string => `option "${name}" must be left out: there is no such option. Did you mean "${nearest}"?, received ${received}`
+  const given: ReadonlyArray<readonly [options: object, message: string | RegExp]> = [
+    [{ histroy: {} }, left('histroy', 'history', 'an object')],
+    [{ heartbeatinterval: 5 }, left('heartbeatinterval', 'heartbeatInterval', '5')],
+    [{ maxStream: 5 }, left('maxStream', 'maxStreams', '5')],
+    [{ history: { maxEvent: 5 } }, left('history.maxEvent', 'history.maxEvents', '5')],
+    [{ history: { maxage: undefined } }, left('history.maxage', 'history.maxAge', 'undefined')],
+    [{ drain: { timeuot: 5 } }, left('drain.timeuot', 'drain.timeout', '5')],
+    [{ entirelyElse: true }, /^option "entirelyElse" must be one of backplane, history, .*, drain, .*, received true$/],
+    [{ history: { entirelyElse: true } }, 'option "history.entirelyElse" must be one of maxEvents, maxAge, maxBytes, channel, received true']
+  ]
+  for (const [options, message] of given) {
+    const error = refusal(() => resolveOptions(options))
+    t.match(error.message, message)
+    t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
+  }
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await t.rejects(async () => { await app.register(sse, { histroy: {} } as SsePluginOptions) }, { code: 'SSE_ERR_INVALID_OPTION', message: /Did you mean "history"/ })
+})
+
+t.test('a channel may have limits of its own, and has the others of all', async t => {
+  const own: Record<string, object | undefined> = {
+    busy: { maxEvents: 5 }, long: { maxAge: 0 }, none: {}, all: undefined, value: { latest: true }, aging: { latest: true, maxAge: 50 }, many: { latest: false, maxEvents: Infinity }
+  }
+  const { history } = resolveOptions({ history: { maxEvents: 100, maxAge: 1_000, channel: name => own[name] } })
+  const expected: Record<string, object> = {
+    busy: { maxEvents: 5, maxAge: 1_000, latest: false },
+    long: { maxEvents: 100, maxAge: 0, latest: false },
+    none: { maxEvents: 100, maxAge: 1_000, latest: false },
+    all: { maxEvents: 100, maxAge: 1_000, latest: false },
+    value: { maxEvents: 1, maxAge: 0, latest: true },
+    aging: { maxEvents: 1, maxAge: 50, latest: true },
+    many: { maxEvents: Infinity, maxAge: 1_000, latest: false }
+  }
+  for (const [name, limits] of Object.entries(expected)) t.same(channelLimits(history, name), limits, name)
+})
+
+t.test('what "history.channel" answers is checked, and what it throws is the cause', async t => {
+  const answers: ReadonlyArray<readonly [answer: unknown, message: string]> = [
+    [{ maxEvents: -1 }, 'option "history.channel().maxEvents" must be a whole number >= 0, or Infinity, received -1'],
+    [{ maxAge: '1' }, `option "history.channel().maxAge" must be a number of milliseconds from 0 to ${LONGEST}, received "1"`],
+    [{ latest: 1 }, 'option "history.channel().latest" must be true or false, received 1'],
+    [{ maxEvent: 1 }, 'option "history.channel("a").maxEvent" must be left out: there is no such option. Did you mean "history.channel("a").maxEvents"?, received 1'],
+    [5, 'option "history.channel("a")" must be an object, received 5'],
+    [null, 'option "history.channel("a")" must be an object, received null']
+  ]
+  for (const [answer, message] of answers) {
+    const { history } = resolveOptions({ history: { channel: () => answer as object } })
+    const error = refusal(() => channelLimits(history, 'a'))
+    t.equal(error.message, message)
+    t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
+  }
+  const cause = new Error('no such table')
+  const { history } = resolveOptions({ history: { channel: () => { throw cause } } })
+  const error = refusal(() => channelLimits(history, 'a')) as Error
+  t.equal(error.message, 'option "history.channel" must be a function that does not throw, received an error for the channel "a"')
+  t.equal(error.cause, cause)
+})
+
+t.test('a promise for the limits of a channel is refused, as they are needed at once', async t => {
+  const { history } = resolveOptions({ history: { channel: (async () => ({ maxEvents: 5 })) as never } })
+  const error = refusal(() => channelLimits(history, 'a'))
+  t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
+  t.match(error.message, /"history\.channel".*synchronous/)
+})
+
+t.test('a publish whose limits cannot be told is refused, and so is a subscription', async t => {
+  const app = await build(t, { history: { channel: name => { if (name === 'bad') throw new Error('x'); return undefined } } })
+  await t.rejects(app.sse.publish('bad', 'x'), { code: 'SSE_ERR_INVALID_OPTION' })
+  await t.rejects(app.sse.publish(['good', 'bad'], 'x'), { code: 'SSE_ERR_INVALID_OPTION' })
+  app.get('/', (request, reply) => reply.sse(app.sse.channel('bad')))
+  t.match((await app.inject('/')).json(), { code: 'SSE_ERR_INVALID_OPTION' })
+  t.match(app.sse.stats(), { streams: 0, channels: 0, subscriptions: 0, received: 0 })
+  await app.sse.publish('good', 'x')
+})
+
 t.test('a backplane has all of its methods', async t => {
-  t.equal(resolveOptions({}).backplane, undefined)
   const whole = memoryBackplane()
-  t.equal(resolveOptions({ backplane: whole }).backplane, whole)
+  const register = async (backplane: unknown): Promise<FastifyInstance> => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(sse, { backplane: backplane as Backplane })
+    return app
+  }
   class Mine implements Backplane {
     open = whole.open
-    async append (): Promise<string> { return '' }
-    async sync (): Promise<void> {}
-    compare (): number { return 0 }
+    append = whole.append
     async close (): Promise<void> {}
   }
-  const mine = new Mine()
-  t.equal(resolveOptions({ backplane: mine }).backplane, mine)
-  for (const method of ['open', 'append', 'sync', 'compare', 'close']) {
+  const app = await register(new Mine())
+  t.type(await app.sse.publish('a', 'x'), 'string')
+  const shared = { ...memoryBackplane(), watch: async () => {}, unwatch () {}, read: async () => {}, seq: async () => {} }
+  const methods = { ...shared } as Record<string, unknown>
+  for (const method of ['open', 'append', 'close', 'watch', 'unwatch', 'read', 'seq']) {
     for (const value of [undefined, null, true, 'x']) {
-      const { message, code } = refusal(() => resolveOptions({ backplane: { ...whole, [method]: value } as unknown as Backplane }))
-      t.equal(message, `option "backplane" must be a backplane, with a method "${method}", received an object`)
-      t.equal(code, 'SSE_ERR_INVALID_OPTION')
+      await t.rejects(register({ ...methods, [method]: value }), {
+        code: 'SSE_ERR_INVALID_OPTION',
+        message: `option "backplane" must be a backplane, with a method "${method}", received an object`
+      })
     }
   }
   for (const [value, received] of [[null, 'null'], ['redis', '"redis"'], [memoryBackplane, 'a function'], [{}, 'an object'], [5, '5']] as const) {
-    t.equal(refusal(() => resolveOptions({ backplane: value as unknown as Backplane })).message, `option "backplane" must be a backplane, with a method "open", received ${received}`)
+    await t.rejects(register(value), { message: `option "backplane" must be a backplane, with a method "open", received ${received}` })
   }
 })
 
@@ -208,6 +295,10 @@ const REFUSED: ReadonlyArray<readonly [options: unknown, message: string]> = [
     .map(([retry, received]) => [{ retry }, `option "retry" must be a whole number of milliseconds >= 0, received ${received}`] as const),
   ...[[null, 'null'], [-1, '-1'], [NaN, 'NaN'], ['1', '"1"'], [Infinity, 'Infinity'], [LONGEST + 1, '2147483648']]
     .map(([maxAge, received]) => [{ maxAge }, `option "maxAge" must be a number of milliseconds from 0 to ${LONGEST}, received ${received}`] as const),
+  ...[[null, 'null'], [{}, 'an object'], [new AbortController(), 'an object (AbortController)'], [true, 'true']]
+    .map(([signal, received]) => [{ signal }, `option "signal" must be an AbortSignal, received ${received}`] as const),
+  [{ filtre: () => true }, 'option "filtre" must be left out: there is no such option. Did you mean "filter"?, received a function'],
+  [{ data: 'x' }, 'option "data" must be one of lastEventId, rewind, filter, retry, maxAge, signal, received "x"'],
   [5, 'option "options" must be an object, received 5'],
   ['x', 'option "options" must be an object, received "x"'],
   [null, 'option "options" must be an object, received null'],
@@ -217,7 +308,8 @@ const REFUSED: ReadonlyArray<readonly [options: unknown, message: string]> = [
 
 t.test('the options of a stream are taken as they may be', async t => {
   const options: SseOptions[] = [{}, { lastEventId: '' }, { lastEventId: 'x-1' }, { lastEventId: null }, { lastEventId: undefined }, { rewind: 0 }, { rewind: 7 }, { rewind: Infinity },
-    { filter: () => true }, { filter: undefined }, { retry: 0 }, { retry: 5 }, { maxAge: 0 }, { maxAge: 0.5 }, { maxAge: LONGEST }, Object.create(null) as SseOptions]
+    { filter: () => true }, { filter: undefined }, { retry: 0 }, { retry: 5 }, { maxAge: 0 }, { maxAge: 0.5 }, { maxAge: LONGEST },
+    { signal: AbortSignal.abort() }, Object.create(null) as SseOptions]
   for (const one of options) t.equal(checkStreamOptions(one), one)
 })
 
@@ -226,6 +318,15 @@ t.test('the options of a stream that break a rule are refused', async t => {
     const error = refusal(() => checkStreamOptions(options as SseOptions))
     t.equal(error.message, message)
     t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
+  }
+})
+
+t.test('the options of a subscription are those that it has, and what only a stream has is refused', async t => {
+  for (const options of [{}, { lastEventId: null }, { rewind: 3 }, { filter: () => true }]) t.equal(checkSubscribeOptions(options), options)
+  for (const options of [{ retry: 5 }, { maxAge: 5 }, { signal: AbortSignal.abort() }, { filtre: () => true }]) {
+    const error = refusal(() => checkSubscribeOptions(options))
+    t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
+    t.match(error.message, Object.keys(options)[0]!)
   }
 })
 

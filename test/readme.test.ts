@@ -13,10 +13,10 @@ import ts from 'typescript'
 import * as errors from '../lib/errors.ts'
 import * as library from '../lib/index.ts'
 import { resolveOptions } from '../lib/options.ts'
-import * as redis from '../lib/redis-backplane.ts'
+import * as redis from '../lib/redis/index.ts'
 import { launch, skip } from './browser.ts'
 import { build, connect, listen, until, within, type Client } from './client.ts'
-import { freePort, guard, noRedis, RedisServer } from './redis-server.ts'
+import { freePort, guard, noRedis, RedisServer } from './redis/redis-server.ts'
 
 // Everything that the README shows is run as it stands there; what it says in tables and links is compared with the code.
 

@@ -1,0 +1,103 @@
+import type { FastifyReply } from 'fastify'
+import { SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from '../errors.ts'
+import { checkAnswer, checkStreamOptions, isPlain } from '../options.ts'
+import type { Registry } from '../registry/registry.ts'
+import { isGone } from '../stream/outlet.ts'
+import { attachSource, checkSource, discardSource, type SseSource } from '../stream/source.ts'
+import type { SseOptions, SseStream } from '../stream/sse-stream.ts'
+import { Stream } from '../stream/stream.ts'
+import type { Admission } from './admission.ts'
+import { Carrier } from './carrier.ts'
+import { lastEventId } from './request.ts'
+
+/** Where a reply keeps its stream. */
+export const kStream = Symbol('fastify-sse-channels.stream')
+export type Reply = FastifyReply & { [kStream]: Stream | null }
+/** Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. */
+const failed = new WeakSet<FastifyReply>()
+
+/** `reply.sse(...args)`. */
+export function open (registry: Registry, admission: Admission, reply: Reply, args: unknown[]): FastifyReply | SseStream {
+  const { request } = reply
+  const driven = args.length < 2 && isOptions(args[0])
+  const source = driven ? undefined : args[0]
+  try {
+    const options = checkStreamOptions((driven ? args[0] : args[1]) as SseOptions | undefined ?? {})
+    if (!driven) checkSource(source)
+    if (reply.sent || reply[kStream] !== null || reply.raw.headersSent) throw new SSE_ERR_ALREADY_SENT(request.method, request.url)
+    if (registry.closing) throw new SSE_ERR_CLOSED('reply.sse()')
+    const stream = admit(registry, admission, reply, options)
+    try {
+      if (source !== undefined) attachSource(stream, source as SseSource)
+    } catch (error) {
+      stream.end('error')
+      reply[kStream] = null
+      throw error
+    }
+    send(reply, stream)
+    return driven ? stream : reply
+  } catch (error) {
+    discardSource(source)
+    throw error
+  }
+}
+
+/** Counts the stream in, or answers with Retry-After. */
+function admit (registry: Registry, admission: Admission, reply: Reply, options: SseOptions): Stream {
+  const { request } = reply
+  const key = admission.perKey ? checkAnswer('streamKey', registry.options.streamKey(request)) : undefined
+  try {
+    admission.enter(key)
+  } catch (error) {
+    reply.header('retry-after', Math.max(1, Math.ceil(registry.options.retry / 1000)))
+    throw error
+  }
+  const stream = new Stream(registry, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
+  if (stream.state !== 'closed') registry.streams.add(stream)
+  reply[kStream] = stream
+  if (request.method === 'HEAD') stream.end('end')
+  return stream
+}
+
+function send (reply: FastifyReply, stream: Stream): void {
+  if (isGone(reply.raw)) {
+    reply.hijack()
+    return
+  }
+  reply.header('content-type', 'text/event-stream')
+  if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
+  reply.header('x-accel-buffering', 'no')
+  const carrier = new Carrier(stream, reply.raw, () => {
+    if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+    reply.hijack()
+  })
+  reply.send(carrier)
+  reply.send = sendNothingElse
+  // onSend hooks are still running: the reply counts as sent for all that comes, but for the answer to a hook that fails.
+  if (stream.state === 'opening' && !reply.sent && !failed.has(reply)) Object.defineProperty(reply, 'sent', { value: true, configurable: true })
+}
+
+/** In place of `reply.send` on a reply with a stream: Fastify passes it what the handler returns, and would warn about that stream. */
+function sendNothingElse (this: FastifyReply, payload?: unknown): FastifyReply {
+  const stream = (this as Reply)[kStream]
+  if (payload === undefined || payload === stream) return this
+  // Something threw after reply.sse(), and no error response can be sent any more.
+  if (payload instanceof Error && this.sent) {
+    stream?.fail(payload)
+    return this
+  }
+  return (Object.getPrototypeOf(this) as FastifyReply).send.call(this, payload)
+}
+
+/** Fastify is about to answer with an error: the reply must not count as sent any more, and what was to come is off. */
+export function onError (reply: Reply): void {
+  failed.add(reply)
+  const stream = reply[kStream]
+  if (stream === null) return
+  if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+  stream.end('error')
+}
+
+function isOptions (value: unknown): value is SseOptions | undefined {
+  return value === undefined || (isPlain(value) && !(Symbol.iterator in value) && !(Symbol.asyncIterator in value))
+}

@@ -1,0 +1,201 @@
+import type { Entry, Kept, SharedBackplane } from './backplane.ts'
+import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
+import type { Store } from './store.ts'
+
+/** Entries that a channel log puts aside while it waits for an answer, at most. */
+const MAX_ASIDE = 1_000
+/** ms after which a read that failed is made again. */
+const AGAIN = 250
+
+const NOTHING_OLDER: Older = { done: true }
+
+/** What the newest entry of all is, once that is known. */
+export interface Question { newest: number | undefined }
+
+/** What the log needs to know of the time. */
+export interface Clock {
+  /** ms, never falling. */
+  now (): number
+  after (ms: number, call: () => void): void
+}
+
+/** What catching up asks of the log. */
+export interface CatchUpHost<M extends Member> {
+  /** The present life of a backplane that is in reach. */
+  readonly life: string | undefined
+  readonly head: number
+  item (entry: Entry, time: number): Item
+  take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void
+  ready (log: ChannelLog<M>): void
+}
+
+/** How a channel log that lacks something becomes whole: it reads what the backplane keeps, and takes what was heard meanwhile. */
+export class CatchUp<M extends Member> {
+  readonly #shared: SharedBackplane
+  readonly #store: Store
+  readonly #clock: Clock
+  readonly #host: CatchUpHost<M>
+  /** The question that is under way, the one after it, and the channels of those who ask. */
+  #question: Question | undefined
+  #next: Question | undefined
+  readonly #askers = new Set<ChannelLog<M>>()
+  /** Channel logs that hold entries above the head, from an answer. */
+  readonly #ahead = new Set<ChannelLog<M>>()
+  #closed = false
+
+  constructor (shared: SharedBackplane, store: Store, clock: Clock, host: CatchUpHost<M>) {
+    this.#shared = shared
+    this.#store = store
+    this.#clock = clock
+    this.#host = host
+  }
+
+  close (): void { this.#closed = true }
+
+  /** The head has moved: what answers have brought may go out. */
+  moved (head: number): void {
+    for (const log of this.#ahead) {
+      if (log.last <= head) this.#ahead.delete(log)
+      this.#host.ready(log)
+    }
+  }
+
+  /** Nobody wants the log any more, or what it holds is worth nothing: answers that are under way are void, and so is what was put aside. */
+  forget (log: ChannelLog<M>): void {
+    this.#ahead.delete(log)
+    log.asking = log.askingOlder = undefined
+    log.aside = []
+  }
+
+  /** Keeps what was heard until the log has what came before it. */
+  putAside (log: ChannelLog<M>, item: Item, prev: number | undefined): void {
+    if (log.aside.length < MAX_ASIDE) {
+      if (log.aside.length === 0) log.aside = []
+      log.aside.push({ item, prev })
+      return
+    }
+    log.aside = []
+    if (log.asking !== undefined) log.asking.again = true
+  }
+
+  /** Reads what came after the newest entry that the log has. */
+  load (log: ChannelLog<M>): void {
+    if (log.current || log.asking !== undefined || !log.watched || this.#host.life === undefined) return
+    const asking = log.asking = { again: false }
+    this.#shared.read(log.name, log.last).then(kept => {
+      if (log.asking !== asking) return
+      if (kept.life !== this.#host.life) return this.#loadLater(log, asking)
+      log.asking = undefined
+      this.#answered(log, kept)
+      if (!asking.again) this.#becomeCurrent(log)
+      this.load(log)
+      this.#host.ready(log)
+    }, () => this.#loadLater(log, asking))
+  }
+
+  #loadLater (log: ChannelLog<M>, asking: object): void {
+    this.#clock.after(AGAIN, () => {
+      if (log.asking !== asking) return
+      log.asking = undefined
+      this.load(log)
+    })
+  }
+
+  #answered (log: ChannelLog<M>, { entries, floor, last, ended }: Kept): void {
+    const now = this.#clock.now()
+    const after = log.last
+    const lost = floor > after
+    if (lost) {
+      // What lies below is gone there, and the chain ends here: no client can be told a smaller loss than up to there.
+      this.#store.empty(log, floor)
+      log.lostTo = floor
+    } else if (log.events === 0) {
+      log.base = Math.min(log.base, last)
+    }
+    const fresh = entries.filter(({ seq }) => seq > log.last)
+    const lacking = lost ? after + 1 : fresh[0]?.seq
+    if (lacking !== undefined) for (const member of log.members) member.lacked(log, lacking)
+    for (const entry of fresh) this.#push(log, this.#host.item(entry, now - entry.age))
+    log.ended = ended
+    if (log.last > this.#host.head) this.#ahead.add(log)
+    this.#store.trim(log, now)
+  }
+
+  #push (log: ChannelLog<M>, item: Item): void {
+    log.push(item)
+    this.#store.hold(item)
+  }
+
+  #becomeCurrent (log: ChannelLog<M>): void {
+    log.current = true
+    const { aside } = log
+    log.aside = []
+    for (const { item, prev } of aside) this.#host.take(log, item, prev, item.time)
+  }
+
+  /** Reads everything that the backplane keeps of a channel, to put it in front. The host is told when it is there. */
+  readOlder (log: ChannelLog<M>): Older {
+    if (log.bottom) return NOTHING_OLDER
+    if (log.askingOlder === undefined) {
+      log.askingOlder = { done: false }
+      if (this.#host.life !== undefined) this.#sendOlder(log, log.askingOlder)
+    }
+    return log.askingOlder
+  }
+
+  #sendOlder (log: ChannelLog<M>, asking: Older): void {
+    const { base } = log
+    const again = (): void => this.#clock.after(AGAIN, () => { if (log.askingOlder === asking) this.#sendOlder(log, asking) })
+    this.#shared.read(log.name, 0).then(kept => {
+      if (log.askingOlder !== asking) return
+      // What was evicted here meanwhile must be in the answer, or it would be a hole.
+      if (kept.life !== this.#host.life || (log.base !== base && kept.last < log.base)) return again()
+      log.askingOlder = undefined
+      asking.done = log.bottom = true
+      this.#putInFront(log, kept)
+      this.#host.ready(log)
+    }, again)
+  }
+
+  #putInFront (log: ChannelLog<M>, { entries, floor }: Kept): void {
+    if (floor >= log.base) return
+    const now = this.#clock.now()
+    const { maxAge } = log.limits
+    const older = entries.filter(({ seq }) => seq <= log.base).map(entry => this.#host.item(entry, now - entry.age))
+    const tooOld = older.findLastIndex(({ time }) => maxAge > 0 && now - time > maxAge)
+    const items = older.slice(tooOld + 1)
+    log.unshift(items, tooOld < 0 ? floor : older[tooOld]!.seq)
+    for (const item of items) this.#store.hold(item)
+    this.#store.trim(log, now)
+    this.#store.trimBytes()
+  }
+
+  /**
+   * Asks what the newest entry is, for a cursor that is newer than the head: its client comes from a faster process. All who ask before
+   * a question is sent share it. The host is told of this channel when there is an answer.
+   */
+  ask (log: ChannelLog<M>): Question {
+    this.#askers.add(log)
+    if (this.#question !== undefined) {
+      this.#next ??= { newest: undefined }
+      return this.#next
+    }
+    this.#question = { newest: undefined }
+    this.#send(this.#question)
+    return this.#question
+  }
+
+  #send (question: Question): void {
+    const again = (): void => { if (!this.#closed) this.#clock.after(AGAIN, () => this.#send(question)) }
+    this.#shared.seq().then(({ life, seq }) => {
+      if (life !== this.#host.life) return again()
+      question.newest = seq
+      this.#question = this.#next
+      this.#next = undefined
+      const askers = [...this.#askers]
+      if (this.#question !== undefined) this.#send(this.#question)
+      else this.#askers.clear()
+      for (const log of askers) this.#host.ready(log)
+    }, again)
+  }
+}

@@ -1,0 +1,102 @@
+import type { ChannelLimits } from './backplane.ts'
+import type { ChannelLog, Item } from './channel-log.ts'
+
+/** What waits to be offered may make a channel log longer than its limit: so many entries at least, and twice the limit at most. */
+const LEAST_ROOM = 128
+
+/** All entries that a process holds, in the order in which they came: what is evicted, and when. */
+export class Store {
+  /** As encoded, of the entries held. */
+  bytes = 0
+  /** Nothing above this may be evicted, as far as there is room: it was not offered to the streams yet. */
+  offered = 0
+  /** A filter is running: what it calls must not move what is being read. */
+  frozen = false
+
+  readonly #maxBytes: number
+  #oldest: Item | undefined
+  #newest: Item | undefined
+  readonly #logs: ReadonlyMap<string, ChannelLog<any>>
+  /** Logs that are longer than their limits, and wait for what they hold to be offered. */
+  readonly #over = new Set<ChannelLog<any>>()
+
+  constructor (maxBytes: number, logs: ReadonlyMap<string, ChannelLog<any>>) {
+    this.#maxBytes = maxBytes
+    this.#logs = logs
+  }
+
+  /** A log took the entry. */
+  hold (item: Item): void {
+    if (item.refs++ > 0) return
+    this.bytes += item.bytes
+    item.earlier = this.#newest
+    if (this.#newest === undefined) this.#oldest = item
+    else this.#newest.later = item
+    this.#newest = item
+  }
+
+  /** A log dropped it. */
+  free (item: Item): void {
+    if (--item.refs > 0) return
+    this.bytes -= item.bytes
+    if (item.earlier === undefined) this.#oldest = item.later
+    else item.earlier.later = item.later
+    if (item.later === undefined) this.#newest = item.earlier
+    else item.later.earlier = item.earlier
+    item.earlier = item.later = undefined
+  }
+
+  /** Empties a log: all that is held lies after `base` from now on. */
+  empty (log: ChannelLog<any>, base: number): void {
+    while (log.events > 0) this.free(log.shift())
+    log.base = log.last = base
+  }
+
+  /** Evicts of one log what its limits no longer allow, as far as it was offered to its members or there is no room for it. */
+  trim (log: ChannelLog<any>, now: number): void {
+    if (this.frozen) {
+      this.#over.add(log)
+      return
+    }
+    const { maxEvents, maxAge } = log.limits
+    const offered = log.members.size === 0 ? Infinity : this.offered
+    for (let oldest = log.oldest; oldest !== undefined; oldest = log.oldest) {
+      if (log.events <= maxEvents && (maxAge === 0 || now - oldest.time <= maxAge)) break
+      if (oldest.seq > offered && log.events <= room(log.limits)) {
+        this.#over.add(log)
+        break
+      }
+      this.free(log.shift())
+    }
+  }
+
+  /** Evicts, over all logs, what there is no room for, the oldest first. */
+  trimBytes (): void {
+    if (this.frozen) return
+    for (let item = this.#oldest; item !== undefined && this.bytes > this.#maxBytes; item = this.#oldest) {
+      if (item.seq > this.offered && this.bytes <= 2 * this.#maxBytes) break
+      for (const name of item.channels) {
+        const log = this.#logs.get(name)
+        if (log === undefined || item.seq <= log.base) continue
+        // What was read later, but is older, goes with it. The backplane may still have both.
+        while (log.events > 0 && log.oldest!.seq <= item.seq) this.free(log.shift())
+        log.bottom = false
+      }
+    }
+  }
+
+  /** Says that what lies up to here was offered to every stream that could take it, and evicts. */
+  release (offered: number, now: number): void {
+    this.offered = offered
+    if (this.frozen) return
+    const over = [...this.#over]
+    this.#over.clear()
+    for (const log of over) this.trim(log, now)
+    this.trimBytes()
+  }
+}
+
+/** So many entries a log may have, offered or not. */
+function room ({ maxEvents, latest }: ChannelLimits): number {
+  return latest ? 1 : Math.max(LEAST_ROOM, 2 * maxEvents)
+}

@@ -1,0 +1,182 @@
+import type { Kept, KeptEntry, Life, NewEntry, Place } from '../log/backplane.ts'
+import { decodeRows, encodeHead, encodeLimits } from './entry.ts'
+import { Link, type OnMessage, type RedisClient } from './link.ts'
+import { parseLives } from './lives.ts'
+import { SCRIPTS } from './scripts.ts'
+
+/** Names in one SUBSCRIBE, so that other answers find their way between them. */
+const BATCH = 500
+/** Of one answer to a read. */
+const PAGE = { rows: 500, bytes: 256 * 1024 } as const
+/** Reads that wait for an answer at a time: what is published is not to stand behind thousands of them. */
+const READS = 64
+
+/** What `hello` answers. */
+export interface Told extends Place {
+  readonly lives: Life[]
+}
+
+/** One answer to a read, of as many entries as go into one. */
+interface Page extends Place {
+  /** Redis's clock. */
+  readonly now: number
+  readonly last: number
+  readonly ended: boolean
+  readonly rows: ReadonlyArray<[id: string, fields: string[]]>
+  readonly more: boolean
+}
+
+/** What `publish` answers: where the entry is, or the end that the channel has had; or the number of the channel that has ended. */
+export type Published = { life: string, seq: number } | { life: string, first: number } | { life: string, ended: number }
+
+/** Two connections to one life of one server: one hears, one sends commands. They are used once, and end together. */
+export class Pair {
+  /** Resolves with the reason when one of the two is gone; never rejects. */
+  readonly ended: Promise<Error>
+  readonly #subscriber: Link
+  readonly #commands: Link
+  readonly #key: string
+  readonly #hash: Partial<Record<keyof typeof SCRIPTS, string>> = {}
+  /** The server: what its run and its replication are called. */
+  #server = ''
+  /** The life of the log that hello told. */
+  #life: string | undefined
+  #reading = 0
+  readonly #waiting: Array<() => void> = []
+
+  constructor (client: RedisClient, key: string, hear: OnMessage) {
+    this.#key = key
+    this.#subscriber = new Link(client, hear)
+    this.#commands = new Link(client)
+    this.ended = Promise.race([this.#subscriber.ended, this.#commands.ended])
+    this.ended.then(reason => this.end(reason))
+  }
+
+  end (reason?: Error): void {
+    this.#subscriber.end(reason)
+    this.#commands.end(reason)
+  }
+
+  /** Connects both, and asks the subscriber which server it is at, for once it has subscribed to something it may not ask any more. */
+  async open (): Promise<void> {
+    await Promise.all([this.#subscriber.open(), this.#commands.open()])
+    const loading = (Object.keys(SCRIPTS) as Array<keyof typeof SCRIPTS>).map(async name => {
+      this.#hash[name] = await this.#commands.send(['SCRIPT', 'LOAD', SCRIPTS[name]]) as string
+    })
+    const asking = ['server', 'replication'].map(async section => await this.#subscriber.send(['INFO', section]) as string)
+    const [server, replication] = await Promise.all([...asking, ...loading]) as [string, string]
+    this.#server = /run_id:(\w+)/.exec(server)?.[1] + ':' + /master_replid:(\w+)/.exec(replication)?.[1]
+    // A connection with RESP2 that subscribes to nothing changes its ways; this keeps it as it is.
+    await this.#subscriber.subscribe([this.#key])
+  }
+
+  async subscribe (streams: readonly string[]): Promise<void> {
+    await Promise.all(batches(streams).map(batch => this.#subscriber.subscribe(batch)))
+  }
+
+  async unsubscribe (streams: readonly string[]): Promise<void> {
+    await Promise.all(batches(streams).map(batch => this.#subscriber.unsubscribe(batch)))
+  }
+
+  /** Resolves after everything was heard that was published before the call. */
+  async ping (): Promise<void> {
+    // In lower case: iovalkey does not let it pass otherwise.
+    await this.#subscriber.send(['ping'])
+  }
+
+  /** @throws where the two connections are not to one server */
+  async hello (evidence: string[]): Promise<Told> {
+    const [server, seq, table] = await this.#run('hello', [], evidence) as [string, string, string]
+    if (server !== this.#server) throw new Error('the two connections are to different servers')
+    const lives = parseLives(table)
+    this.#life = lives.at(-1)!.id
+    return { life: this.#life, seq: Number(seq), lives }
+  }
+
+  async seq (): Promise<Place> {
+    const [life, seq] = await this.#run('seq', [], [this.#server]) as [string, string]
+    return { life, seq: Number(seq) }
+  }
+
+  /** Sent before it returns, so the order of the calls is the order of the log. */
+  async publish (streams: string[], entry: NewEntry): Promise<Published> {
+    const [life, number, what] = await this.#run('publish', streams, [
+      this.#server, entry.kind, encodeHead(entry), entry.data, ...entry.limits.flatMap(encodeLimits)
+    ]) as [string, string, 'ended' | 'first' | undefined]
+    return what === 'ended' ? { life, ended: Number(number) } : what === 'first' ? { life, first: Number(number) } : { life, seq: Number(number) }
+  }
+
+  /** See `SharedBackplane.read`. Whoever comes first is served first, so many at a time. */
+  async read (stream: string, name: string, after: number, newest?: number): Promise<Kept & Place> {
+    if (this.#reading < READS) this.#reading++
+    else await new Promise<void>(resolve => { this.#waiting.push(resolve) })
+    try {
+      return await (newest === undefined ? this.#readAfter(stream, name, after) : this.#readNewest(stream, name, after, newest))
+    } finally {
+      const next = this.#waiting.shift()
+      if (next === undefined) this.#reading--
+      else next()
+    }
+  }
+
+  async #readAfter (stream: string, name: string, after: number): Promise<Kept & Place> {
+    const entries: KeptEntry[] = []
+    let place = after
+    let floor = after
+    for (let from = `(${after}`; ;) {
+      const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, '+', false, PAGE.rows)
+      for (const { prev, ...entry } of decodeRows(rows, name, now)) {
+        // What lies between is gone: trimmed, while we were reading too, or deleted, or of a form that we cannot read.
+        if (Math.abs(prev) > place) floor = Math.abs(prev)
+        place = entry.seq
+        entries.push(entry)
+      }
+      if (more) {
+        from = `(${rows.at(-1)![0]}`
+        continue
+      }
+      if (last > place) floor = last
+      return { life, seq, entries: floor > after ? entries.filter(entry => entry.seq > floor) : entries, floor, last, ended }
+    }
+  }
+
+  async #readNewest (stream: string, name: string, after: number, newest: number): Promise<Kept & Place> {
+    const entries: KeptEntry[] = []
+    for (let from = '+'; ;) {
+      const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, `(${after}`, true, newest - entries.length)
+      for (const { prev, ...entry } of decodeRows(rows, name, now)) entries.push(entry)
+      if (!more || entries.length >= newest) return { life, seq, entries: entries.reverse(), floor: after, last, ended }
+      from = `(${rows.at(-1)![0]}`
+    }
+  }
+
+  /** Entries from one id to another, both as XRANGE takes them; `back`: from the newest to the oldest. */
+  async #page (stream: string, from: string, to: string, back: boolean, rows: number): Promise<Page> {
+    const [life, seq, now, last, ended, entries, more] = await this.#run('read', [stream], [
+      this.#server, from, to, back ? '1' : '0', String(Math.min(rows, PAGE.rows)), String(PAGE.bytes)
+    ]) as [string, string, string, string, string, Page['rows'], string]
+    if (life !== this.#life) this.end(new Error('another life of the log has begun'))
+    return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows: entries, more: more === '1' }
+  }
+
+  /** What happens to keys when the memory is full, if Redis tells. */
+  async eviction (): Promise<string | undefined> {
+    const info = await this.#commands.send(['INFO', 'memory']) as string
+    return /maxmemory:0\s/.test(info) ? undefined : /maxmemory_policy:(\S+)/.exec(info)?.[1]
+  }
+
+  async #run (name: keyof typeof SCRIPTS, streams: string[], args: string[]): Promise<unknown> {
+    const keys = [this.#key, this.#key + ':last', ...streams]
+    try {
+      return await this.#commands.send(['EVALSHA', this.#hash[name]!, String(keys.length), ...keys, ...args])
+    } catch (error) {
+      // What is wrong with the server, and not with this one command: what is sent behind it could overtake. A new pair may find a better one.
+      if (/^(NOSCRIPT|READONLY|LOADING|MASTERDOWN|NOAUTH)/.test((error as Error).message)) this.end(error as Error)
+      throw error
+    }
+  }
+}
+
+function batches (streams: readonly string[]): string[][] {
+  return Array.from({ length: Math.ceil(streams.length / BATCH) }, (_, i) => streams.slice(i * BATCH, (i + 1) * BATCH))
+}

@@ -1,0 +1,245 @@
+import { EventEmitter } from 'node:events'
+import type { FastifyBaseLogger } from 'fastify'
+import { Delivery } from '../delivery/pass.ts'
+import { Sweep } from '../delivery/sweep.ts'
+import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
+import type { Backplane, Entry } from '../log/backplane.ts'
+import { Log } from '../log/log.ts'
+import { channelLimits, isThenable, type ResolvedOptions } from '../options.ts'
+import { kRegistry, isChannel, type Channel, type PublishEvent, type SseChannels } from '../stream/channel.ts'
+import { Pieces, storedEvent } from '../stream/pieces.ts'
+import type { SseStream } from '../stream/sse-stream.ts'
+import type { Stream, StreamEvents, StreamHost } from '../stream/stream.ts'
+import { checkFields, measureEvent, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
+import { ChannelHandle } from './channel.ts'
+import { makeCounters, type SseStats } from './stats.ts'
+
+/** `fastify.sse`: the channels, the open streams and the history of one application. */
+export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
+  /** A light handle: equal names, same channel. @throws SSE_ERR_INVALID_CHANNEL */
+  channel<Name extends keyof SseChannels & string> (name: Name): Channel<SseChannels[Name]>
+  channel<Events = any> (name: string): Channel<Events>
+  /** Publishes one event to several channels: a stream gets it once, however many of them it is subscribed to. See `Channel.publish`. */
+  publish<Name extends string> (channels: Name | readonly Name[], event: EventFor<Name>): Promise<string>
+  publish<Events> (channels: Channel<Events> | ReadonlyArray<Channel<Events>>, event: PublishEvent<Events>): Promise<string>
+  /** The streams open in this process: to count, to find one user's, to end them. */
+  readonly streams: ReadonlySet<SseStream>
+  /** The newest cursor of this process: take it before you read a snapshot, subscribe from it afterwards. */
+  readonly cursor: string
+  stats (): SseStats
+}
+
+type EventFor<Name extends string> = string extends Name
+  ? PublishEvent<any>
+  : [Name & keyof SseChannels] extends [never] ? PublishEvent<any> : EventForAll<Name & keyof SseChannels>
+
+/** What each of these channels takes: the intersection, by way of a parameter. */
+type EventForAll<Name extends keyof SseChannels> =
+  (Name extends unknown ? (event: PublishEvent<SseChannels[Name]>) => void : never) extends (event: infer Event extends PublishEvent<any>) => void ? Event : never
+
+/** What the registry emits. A listener that throws or rejects is logged. */
+export interface SseRegistryEvents extends StreamEvents {
+  /** The backplane is back. */
+  up: []
+  /** The backplane is away: nothing can be published or received until 'up'. */
+  down: [{ error: Error }]
+}
+
+/** As long as any cursor that a log hands out, for measuring. */
+const ID = 'x'.repeat(24)
+
+export class Registry extends EventEmitter<SseRegistryEvents> implements StreamHost {
+  readonly streams = new Set<Stream>()
+  readonly options: ResolvedOptions
+  readonly log: Log<Stream>
+  readonly pieces: Pieces
+  readonly sweep: Sweep<Stream>
+  readonly counters = makeCounters()
+  /** From preClose on. */
+  closing = false
+
+  readonly #logger: FastifyBaseLogger
+  readonly #delivery: Delivery
+  readonly #leave: (stream: Stream) => void
+  #backplane: 'up' | 'down' = 'up'
+  #closed = false
+
+  /** @param leave called when a stream has closed */
+  constructor (options: ResolvedOptions, backplane: Backplane, logger: FastifyBaseLogger, leave: (stream: Stream) => void) {
+    super()
+    this.options = options
+    this.#logger = logger
+    this.#leave = leave
+    const { history } = options
+    const clock = { now: () => performance.now(), after: (ms: number, call: () => void) => { setTimeout(call, ms).unref() } }
+    this.log = new Log<Stream>(backplane, {
+      maxBytes: history.maxBytes,
+      limits: name => channelLimits(history, name),
+      measure: entry => this.#measure(entry)
+    }, {
+      ready: log => this.#delivery.channel(log),
+      keeping: () => this.sweep.run(),
+      state: error => this.#state(error)
+    }, clock)
+    this.pieces = new Pieces(this.log, options.parse)
+    this.#delivery = new Delivery(this.log, this.pieces)
+    this.sweep = new Sweep(() => {
+      this.#delivery.tick()
+      return this.log.sweep()
+    })
+  }
+
+  // What an application calls
+
+  channel (name: string): ChannelHandle {
+    return new ChannelHandle(checkName(name), this)
+  }
+
+  publish (channels: unknown, event: SseEvent | string): Promise<string> {
+    try {
+      if (this.#closed) throw new SSE_ERR_CLOSED('publish()')
+      const names = this.namesOf(channels)
+      const fields = this.checkEvent(event)
+      const extra = (['id', 'retry', 'comment'] as const).find(field => fields[field] !== undefined)
+      if (extra !== undefined) {
+        throw new SSE_ERR_INVALID_EVENT(extra, 'is not for publish(): ids are the log\'s, and retry and comment belong to one stream', received(fields[extra]))
+      }
+      if (fields.data === undefined) throw new SSE_ERR_INVALID_EVENT('data', 'must be given: no client ever fires an event without data', received(undefined))
+      const { history } = this.options
+      const entry = { channels: names, kind: 'event' as const, event: fields.event, data: fields.data, serialized: fields.serialized }
+      const bytes = this.#measure(entry) - measureEvent({ id: ID }) + 1
+      if (bytes > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, this.options.maxEventBytes)
+      const published = this.log.append({ ...entry, limits: names.map(name => channelLimits(history, name)) })
+      return this.logged(published.then(cursor => {
+        this.counters.published++
+        return cursor
+      }), 'publish failed')
+    } catch (error) {
+      return this.logged(Promise.reject(error), 'publish failed')
+    }
+  }
+
+  get cursor (): string { return this.log.cursorAt(this.log.head) }
+
+  stats (): SseStats {
+    this.log.expire()
+    const { closed, ...counters } = this.counters
+    let channels = 0
+    let events = 0
+    let members = 0
+    for (const log of this.log.channels.values()) {
+      if (log.members.size > 0) members++
+      if (log.events > 0) channels++
+      events += log.events
+    }
+    return {
+      streams: this.streams.size,
+      channels: members,
+      ...counters,
+      received: this.log.received,
+      closed: { ...closed },
+      history: { channels, events, bytes: this.log.store.bytes },
+      backplane: this.#backplane
+    }
+  }
+
+  // What a handle calls
+
+  size (name: string): number { return this.log.channels.get(name)?.members.size ?? 0 }
+
+  async recent (name: string, limit = Infinity): Promise<StoredEvent[]> {
+    if (this.#closed) throw new SSE_ERR_CLOSED('history()')
+    if (limit !== Infinity && !(Number.isSafeInteger(limit) && limit >= 0)) throw new SSE_ERR_INVALID_OPTION('limit', 'a whole number >= 0, or Infinity', received(limit))
+    if (limit === 0) return []
+    // An end, which is no event, is the newest entry where there is one.
+    const entries = (await this.log.kept(name, limit + 1)).filter(({ kind }) => kind === 'event')
+    return entries.slice(-limit).map(entry => storedEvent(entry, this.log.cursorAt(entry.seq), this.options.parse))
+  }
+
+  // Its life
+
+  async open (): Promise<void> { await this.log.open() }
+
+  async close (): Promise<void> {
+    this.#closed = true
+    this.sweep.stop()
+    await this.log.close()
+  }
+
+  #state (error: Error | undefined): void {
+    const state = error === undefined ? 'up' : 'down'
+    if (state === this.#backplane || this.#closed) return
+    this.#backplane = state
+    if (error === undefined) {
+      this.#logger.info('backplane is up')
+      this.announce('up')
+    } else {
+      this.#logger.warn({ err: error }, 'backplane is down')
+      this.announce('down', { error })
+    }
+  }
+
+  // What a stream calls
+
+  get now (): number { return this.#delivery.now }
+  tick (): void { this.#delivery.tick() }
+  ready (stream: Stream): void { this.#delivery.stream(stream) }
+  quiet (stream: Stream): void { this.#delivery.quiet(stream) }
+  opened (stream: Stream): void { this.sweep.add(stream) }
+  gone (stream: Stream): void { this.sweep.delete(stream) }
+
+  closed (stream: Stream): void {
+    this.streams.delete(stream)
+    this.#leave(stream)
+  }
+
+  namesOf (channels: unknown): string[] {
+    const all: readonly unknown[] = Array.isArray(channels) ? channels : [channels]
+    if (all.length === 0) throw new SSE_ERR_INVALID_CHANNEL('one, or several in an array', 'an empty array')
+    if (all.length === 1) return [this.#nameOf(all[0])]
+    return [...new Set(all.map(one => this.#nameOf(one)))]
+  }
+
+  #nameOf (channel: unknown): string {
+    if (!isChannel(channel)) return checkName(channel)
+    if (channel[kRegistry] === this) return channel.name
+    throw new SSE_ERR_INVALID_CHANNEL('a channel of this application, app.sse.channel(name)', received(channel))
+  }
+
+  checkEvent (event: SseEvent | string): EventFields & { serialized: boolean } {
+    const fields = checkFields(event, this.options.serialize)
+    const bytes = measureEvent({ ...fields, id: undefined })
+    if (bytes > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, this.options.maxEventBytes)
+    return fields
+  }
+
+  /** Of an entry, as encoded, its channels' names included. */
+  #measure ({ channels, event, data }: Pick<Entry, 'channels' | 'event' | 'data'>): number {
+    let bytes = measureEvent({ id: ID, event, data })
+    for (const name of channels) bytes += Buffer.byteLength(name)
+    return bytes
+  }
+
+  /** A failure that nobody awaits must not end the process, so it is logged here; whoever awaits the promise gets it too. */
+  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger = this.#logger): Promise<T> {
+    promise.catch((err: unknown) => log.error({ err }, what))
+    return promise
+  }
+
+  /** Emits, and logs a listener that throws or rejects: it must not break a pass, or end the process. */
+  announce<Name extends keyof SseRegistryEvents> (name: Name, ...args: SseRegistryEvents[Name]): void {
+    for (const listener of this.rawListeners(name)) {
+      try {
+        const answer: unknown = Reflect.apply(listener, this, args)
+        if (isThenable(answer)) answer.then(undefined, err => this.#logger.error({ err }, `a listener of the event "${name}" failed`))
+      } catch (err) {
+        this.#logger.error({ err }, `a listener of the event "${name}" failed`)
+      }
+    }
+  }
+}
+
+function checkName (name: unknown): string {
+  if (typeof name === 'string' && name !== '') return name
+  throw new SSE_ERR_INVALID_CHANNEL('a channel of this application or its name, a string that is not empty', received(name))
+}

@@ -1,0 +1,52 @@
+import type { StoredEvent, SseEvent } from '../wire/event.ts'
+
+/**
+ * Names of channels and the events that each carries, for an app to declare once:
+ * `declare module 'fastify-sse-channels' { interface SseChannels { time: { tick: { n: number } } } }`.
+ * The key `message` types an event without a name.
+ */
+export interface SseChannels {}
+
+type IsAny<T> = 0 extends 1 & T ? true : false
+
+/** What `publish()` takes on a channel with these events: the event's name and its data, checked together. */
+export type PublishEvent<Events> = IsAny<Events> extends true
+  ? Pick<SseEvent<any>, 'data' | 'event'> | string
+  : { [Name in keyof Events & string]: Name extends 'message'
+      ? { event?: 'message', data: Events[Name] } | (Events[Name] extends string ? Events[Name] : never)
+      : { event: Name, data: Events[Name] }
+    }[keyof Events & string]
+
+/** What a filter and `history()` see of a channel with these events. */
+export type StoredEventOf<Events> = IsAny<Events> extends true
+  ? StoredEvent<any>
+  : { [Name in keyof Events & string]: Omit<StoredEvent<Events[Name]>, 'event'> & (Name extends 'message'
+    ? { event?: 'message' }
+    : { event: Name }) }[keyof Events & string]
+
+/** A named group of streams: publish to it, and every subscribed stream of every process gets the event. */
+export interface Channel<Events = any> {
+  readonly name: string
+  /** Streams subscribed in this process. */
+  readonly size: number
+  /**
+   * Publishes one event. Resolves with its cursor once the backplane has it.
+   * @throws (rejects) SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_CHANNEL_ENDED, SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED.
+   * A rejection that nobody awaits is logged and does not end the process.
+   */
+  publish (event: PublishEvent<Events>): Promise<string>
+  /**
+   * The newest events kept of this channel, newest last, from the backplane.
+   * @param limit how many at most; all by default
+   * @throws (rejects) SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED
+   */
+  history (limit?: number): Promise<Array<StoredEventOf<Events>>>
+}
+
+/** Marks handles of channels, with the registry that they are of. */
+export const kRegistry = Symbol('fastify-sse-channels.registry')
+
+/** Whether a value is the handle of a channel, of whatever application. */
+export function isChannel (value: unknown): value is Channel & { readonly [kRegistry]: unknown } {
+  return typeof value === 'object' && value !== null && kRegistry in value
+}

@@ -1,0 +1,70 @@
+import type { FastifyRequest } from 'fastify'
+import type { SseEvent, StoredEvent } from '../wire/event.ts'
+import type { Channel, StoredEventOf } from './channel.ts'
+
+/**
+ * Why a stream closed: the client left, its source or all of its channels ended, `close()` was called, `maxAge`, `stallTimeout` or
+ * `maxBufferedBytes` was passed, the application closed, or something threw.
+ */
+export type CloseReason = 'client' | 'end' | 'server' | 'age' | 'stall' | 'overflow' | 'drain' | 'error'
+
+/** Where a subscription starts, and what it lets through. */
+export interface SubscribeOptions<Event = StoredEvent<any>> {
+  /** Start after this cursor, whatever the client sent; null starts at the head. */
+  lastEventId?: string | null | undefined
+  /**
+   * Without a good cursor, send this many of the newest events of each channel first; Infinity: all that is kept.
+   * @default 0 without a cursor; all that is kept with one that is not good
+   */
+  rewind?: number | undefined
+  /** Called for each event of the channels; true lets it through. Synchronous. If it throws, its stream closes with `error`. */
+  filter?: ((event: Event) => boolean) | undefined
+}
+
+/** Options of one stream: those of its subscriptions, and its own `retry` and `maxAge` (ms) instead of the plugin's. */
+export interface SseOptions<Event = StoredEvent<any>> extends SubscribeOptions<Event> {
+  retry?: number | undefined
+  maxAge?: number | undefined
+  /** Ends the stream when it aborts, with the reason `server`. */
+  signal?: AbortSignal | undefined
+}
+
+/** What can be subscribed to: the handle of a channel of this application, or its name. */
+export type ChannelOrName<Events = any> = Channel<Events> | string
+
+/** One open response. */
+export interface SseStream {
+  readonly request: FastifyRequest
+  /** What the client has: the option, else the header Last-Event-ID, else the query parameter lastEventId, else null. */
+  readonly lastEventId: string | null
+  /** opening: the response head has not left, because onSend hooks are running. */
+  readonly state: 'opening' | 'open' | 'closed'
+  /** Its socket is full: what follows waits until the client reads. */
+  readonly blocked: boolean
+  /** Names of the channels it is subscribed to. */
+  readonly channels: ReadonlySet<string>
+  /** Aborts when the stream closes, with the CloseReason as its reason. */
+  readonly signal: AbortSignal
+  /** Resolves when the stream closes. Never rejects. */
+  readonly closed: Promise<CloseReason>
+  /**
+   * Sends an event to this client alone. Resolves with true once it is taken and the socket can take more: await it
+   * to keep to the client's pace. False: the stream is closed.
+   * @throws (rejects) SSE_ERR_INVALID_EVENT, also for an id on a subscribed stream; SSE_ERR_EVENT_TOO_LARGE
+   */
+  send (event: SseEvent | string): Promise<boolean>
+  /** Sends a comment, which clients ignore. Resolves like `send`. */
+  comment (text: string): Promise<boolean>
+  /**
+   * Joins channels. All calls of one turn share one resume, from the client's `lastEventId`; a channel that is joined later starts at
+   * the head, unless the call says `lastEventId`.
+   * @throws SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION
+   */
+  subscribe<Events> (channel: ChannelOrName<Events> | ReadonlyArray<ChannelOrName<Events>>, options?: SubscribeOptions<StoredEventOf<Events>>): this
+  unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this
+  /**
+   * Ends the stream, after its own events that wait. Resolves when the response is done; a second call does nothing more.
+   * @param options.retry tells the client when to come back, in ms
+   */
+  close (options?: { retry?: number }): Promise<void>
+}

@@ -1,0 +1,496 @@
+import type { ServerResponse } from 'node:http'
+import type { Writable } from 'node:stream'
+import { AsyncResource } from 'node:async_hooks'
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
+import type { ChannelLog, Member } from '../log/channel-log.ts'
+import type { Log } from '../log/log.ts'
+import { checkSubscribeOptions, isRetry, type ResolvedOptions } from '../options.ts'
+import { makeFrame, type Frame } from '../wire/chunk.ts'
+import { encodeComment, encodeCursor, encodeEvent, encodeRetry, type EventFields, type SseEvent } from '../wire/event.ts'
+import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
+import { OwnEvents } from './own-events.ts'
+import { PIECE_BYTES, type Pieces } from './pieces.ts'
+import { Reader, type GapReason } from './reader.ts'
+import type { ChannelOrName, CloseReason, SseOptions, SseStream, SubscribeOptions } from './sse-stream.ts'
+
+/** What is told of streams. */
+export interface StreamEvents {
+  /** The response head of a stream has left. */
+  open: [{ stream: SseStream }]
+  /** A stream that was open is closed. `bytes` are those of the body, `events` those that fire in a client. */
+  close: [{ stream: SseStream, reason: CloseReason, durationMs: number, events: number, bytes: number }]
+  subscribe: [{ channel: string, stream: SseStream }]
+  unsubscribe: [{ channel: string, stream: SseStream }]
+  /** A stream was told that it may have missed events. */
+  gap: [{ stream: SseStream, reason: GapReason, channels: readonly string[] }]
+}
+
+/** What streams count. */
+export interface StreamCounters {
+  subscriptions: number
+  blocked: number
+  delivered: number
+  bytesWritten: number
+  gaps: number
+  opened: number
+  closed: Record<CloseReason, number>
+}
+
+/** What a stream asks of those who keep it. */
+export interface StreamHost {
+  readonly options: ResolvedOptions
+  readonly log: Log<Stream>
+  readonly pieces: Pieces
+  readonly counters: StreamCounters
+  /** From preClose on. */
+  readonly closing: boolean
+  /** ms, near enough for heartbeats, and free. */
+  readonly now: number
+  tick (): void
+  /** The next pass moves the stream forward. */
+  ready (stream: Stream): void
+  /** A heartbeat is due: one of the next passes visits the stream. */
+  quiet (stream: Stream): void
+  /** It has a response: it is swept from now on, until `gone`. */
+  opened (stream: Stream): void
+  closed (stream: Stream): void
+  gone (stream: Stream): void
+  /** @throws SSE_ERR_INVALID_CHANNEL */
+  namesOf (channels: unknown): string[]
+  /** @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
+  checkEvent (event: SseEvent | string): EventFields & { readonly serialized: boolean }
+  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
+  announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
+}
+
+interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
+
+function defer<T> (): Deferred<T> {
+  let resolve!: (value: T) => void
+  const promise = new Promise<T>(_resolve => { resolve = _resolve })
+  return { promise, resolve }
+}
+
+const YES = Promise.resolve(true)
+const NO = Promise.resolve(false)
+/** After these the client must not take what it has for the whole. */
+const BROKEN_OFF: readonly CloseReason[] = ['stall', 'overflow', 'error']
+const HEARTBEAT = makeFrame(encodeComment(''))
+
+/** What the plugin knows of a stream when it makes one. */
+export interface StreamInit {
+  readonly request: FastifyRequest
+  readonly response: ServerResponse
+  /** What admission counted it under. */
+  readonly key: unknown
+  readonly lastEventId: string | null
+  readonly options: SseOptions
+}
+
+export class Stream implements SseStream, Member, OutletOwner {
+  readonly request: FastifyRequest
+  readonly lastEventId: string | null
+  state: SseStream['state'] = 'opening'
+  /** It is on the ready list. */
+  ready = false
+  /** Its place in the log, once it has a channel. */
+  reader: Reader<Stream> | undefined
+  /** What it was admitted under. */
+  readonly key: unknown
+
+  readonly #host: StreamHost
+  readonly #options: SseOptions
+  readonly #startedAt = performance.now()
+  readonly #maxAge: number
+  #outlet: Outlet | undefined
+  readonly #own = new OwnEvents()
+  #events = 0
+  #bytes = 0
+  #lastWrite = 0
+  /** The next pass sends a heartbeat, if it has nothing else to send. */
+  #heartbeatDue = false
+  #reason: CloseReason | undefined
+  #startSource: (() => void) | undefined
+  #stopSource: (() => void) | undefined
+  #abort: AbortController | undefined
+  #closed: Deferred<CloseReason> | undefined
+  #room: Deferred<boolean> | undefined
+  #done: Deferred<void> | undefined
+  #isDone = false
+
+  constructor (host: StreamHost, { request, response, key, lastEventId, options }: StreamInit) {
+    this.#host = host
+    this.request = request
+    this.lastEventId = lastEventId
+    this.key = key
+    this.#options = options
+    // Streams that were opened together must not come back together.
+    const maxAge = options.maxAge ?? host.options.maxAge
+    // And none may outlive it: the sweep is late by its period, and under load by a little more.
+    this.#maxAge = 0.9 * maxAge + Math.random() * (0.1 * maxAge - 2 * Math.min(1_000, maxAge / 40))
+    // The response's own 'close' is the one sign of a client that left which every method and protocol gives.
+    response.on('close', () => this.#gone())
+    // But a pipelined request has no socket yet, and its response never hears of it if the connection breaks before its turn.
+    if (response.socket === null) onSocketClose(request.raw.socket, response, () => this.#gone())
+    if (isGone(response)) this.#gone() // it left before the handler ran, and 'close' with it
+    const { signal } = options
+    if (signal !== undefined && this.state !== 'closed') this.#endBy(signal)
+  }
+
+  get blocked (): boolean { return this.#outlet?.blocked ?? false }
+
+  get channels (): ReadonlySet<string> {
+    return new Set(this.reader?.subscriptions.map(({ log }) => log.name))
+  }
+
+  get signal (): AbortSignal {
+    this.#abort ??= new AbortController()
+    if (this.#reason !== undefined) this.#abort.abort(this.#reason)
+    return this.#abort.signal
+  }
+
+  get closed (): Promise<CloseReason> {
+    this.#closed ??= defer()
+    if (this.#reason !== undefined) this.#closed.resolve(this.#reason)
+    return this.#closed.promise
+  }
+
+  /** Resolves when the response is closed. */
+  get done (): Promise<void> {
+    this.#done ??= defer()
+    if (this.#isDone) this.#done.resolve()
+    return this.#done.promise
+  }
+
+  // Its own events
+
+  send (event: SseEvent | string): Promise<boolean> {
+    if (this.state === 'closed') return NO
+    try {
+      const fields = this.#host.checkEvent(event)
+      if (fields.id !== undefined && this.#subscribed) {
+        throw new SSE_ERR_INVALID_EVENT('id', 'is not for send() on a subscribed stream: ids belong to the log there', received(fields.id))
+      }
+      return this.#queue(encodeEvent(fields), fields.data === undefined ? 0 : 1)
+    } catch (error) {
+      return this.#host.logged(Promise.reject(error), 'send failed', this.request.log)
+    }
+  }
+
+  comment (text: string): Promise<boolean> {
+    return this.send({ comment: text })
+  }
+
+  /** What is queued leaves with the next pass, or at once where it fills a piece. */
+  #queue (text: string, events: number): Promise<boolean> {
+    this.#own.add(text, events)
+    if (this.state === 'open' && !this.blocked) {
+      if (this.#own.bytes >= PIECE_BYTES) this.#flushOwn()
+      else this.#host.ready(this)
+    } else if (this.#own.bytes > this.#host.options.maxBufferedBytes) {
+      this.end('overflow')
+      return NO
+    }
+    if (this.state === 'open' && !this.blocked) return YES
+    this.#room ??= defer()
+    return this.#room.promise
+  }
+
+  #flushOwn (): void {
+    if (this.#own.text === '') return
+    const { text, bytes, events } = this.#own.take()
+    this.#events += events
+    this.#write(makeFrame(text, bytes))
+  }
+
+  #makeRoom (): void {
+    if (this.#room === undefined || this.blocked) return
+    this.#room.resolve(true)
+    this.#room = undefined
+  }
+
+  // Channels
+
+  subscribe (channel: ChannelOrName | readonly ChannelOrName[], options: SubscribeOptions<any> = {}): this {
+    const names = this.#host.namesOf(channel)
+    const { lastEventId, rewind = this.#options.rewind, filter = this.#options.filter } = checkSubscribeOptions(options)
+    if (this.state === 'closed') return this
+    const { log, pieces } = this.#host
+    this.reader ??= new Reader<Stream>(log, pieces, this, this.lastEventId)
+    // A pass runs in no request's context, but a filter is its own request's.
+    const joined = this.reader.join(names, { lastEventId, rewind, filter: filter && AsyncResource.bind(filter) })
+    this.#host.counters.subscriptions += joined.length
+    this.#host.ready(this)
+    // Last: a listener may subscribe, unsubscribe or close the stream.
+    for (const channel of joined) this.#host.announce('subscribe', { channel, stream: this })
+    return this
+  }
+
+  unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this {
+    const names = this.#host.namesOf(channel)
+    this.#left(this.reader?.leave(names) ?? [])
+    return this
+  }
+
+  #left (names: readonly string[]): void {
+    this.#host.counters.subscriptions -= names.length
+    for (const channel of names) this.#host.announce('unsubscribe', { channel, stream: this })
+  }
+
+  lacked (log: ChannelLog, seq: number): void { this.reader?.lacked(log, seq) }
+
+  restarted (): void { this.reader?.restarted() }
+
+  get #subscribed (): boolean {
+    return this.reader !== undefined && this.reader.subscriptions.length > 0
+  }
+
+  /** The gaps that are due go out before anything else. */
+  #tellGaps (reader: Reader<Stream>): void {
+    const due = reader.takeGaps()
+    if (due === undefined) return
+    const { gaps, cursor } = due
+    this.#own.wrap(gaps.map(gap => encodeEvent({ id: cursor, event: 'sse.gap', data: JSON.stringify(gap) })).join(''), '')
+    for (const { reason, channels } of gaps) {
+      this.#events++
+      this.#host.counters.gaps++
+      this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
+      this.#host.announce('gap', { stream: this, reason, channels })
+    }
+  }
+
+  // Moving forward
+
+  /**
+   * Writes gaps, own events and what lies after its position, so many pieces at most, until the socket is full: the one function by
+   * which live events, catching up and replay reach a client.
+   * @returns whether there is more to write now
+   */
+  advance (pieces: number): boolean {
+    if (this.state !== 'open' || this.blocked) return false
+    try {
+      return this.#advance(pieces)
+    } catch (error) {
+      this.fail(error)
+      return false
+    }
+  }
+
+  #advance (pieces: number): boolean {
+    for (;;) {
+      const reader = this.reader?.settle() === true ? this.reader : undefined
+      if (reader !== undefined) {
+        this.#tellGaps(reader)
+        if (this.#reason !== undefined) return false // a listener of 'gap' closed it
+        // After its own events: a client that drops before it comes back without it, and gets its snapshot again.
+        const prime = reader.takePrime()
+        if (prime !== undefined) this.#own.wrap('', encodeCursor(prime))
+      }
+      this.#flushOwn()
+      this.#makeRoom()
+      if (this.blocked) return false
+      if (reader === undefined) {
+        if (this.#heartbeatDue) this.#write(HEARTBEAT)
+        return false
+      }
+      const step = reader.step()
+      if (this.#reason !== undefined) return false // a filter closed it
+      if (step === undefined) break
+      if (step.frame !== undefined) {
+        this.#events += step.events
+        this.#host.counters.delivered += step.events
+        this.#write(step.frame)
+      }
+      if (--pieces === 0) return !this.blocked
+    }
+    const { reader } = this
+    if (reader!.ended) this.end('end')
+    else if (this.#heartbeatDue || reader!.owesCursor) this.#write(reader!.freshCursor())
+    return false
+  }
+
+  #write (frame: Frame): void {
+    this.#count(frame.body.length)
+    this.#outlet!.write(frame)
+  }
+
+  #count (bytes: number): void {
+    this.#bytes += bytes
+    this.#host.counters.bytesWritten += bytes
+    this.#lastWrite = this.#host.now
+    this.#heartbeatDue = false
+  }
+
+  onBlocked (): void {
+    this.#host.counters.blocked++
+    this.request.log.debug('stream blocked')
+  }
+
+  onDrained (): void {
+    if (this.state !== 'open') return
+    this.#host.counters.blocked--
+    this.request.log.debug('stream resumed')
+    this.#host.ready(this)
+  }
+
+  /** Called by the sweep, from the opening to the end of the response. */
+  sweep (now: number): void {
+    const { heartbeatInterval, stallTimeout } = this.#host.options
+    const outlet = this.#outlet!
+    const stalled = stallTimeout > 0 && now - outlet.waitingSince >= stallTimeout
+    if (this.state === 'closed') {
+      if (stalled) outlet.destroy()
+    } else if (this.#maxAge > 0 && now - this.#startedAt >= this.#maxAge) {
+      this.end('age')
+    } else if (outlet.blocked) {
+      if (stalled) this.end('stall')
+    } else if (heartbeatInterval > 0 && !this.#heartbeatDue && now - this.#lastWrite >= heartbeatInterval) {
+      this.#heartbeatDue = true
+      this.#host.quiet(this)
+    }
+  }
+
+  get shortestLimit (): number {
+    const { heartbeatInterval, stallTimeout } = this.#host.options
+    const limits = [heartbeatInterval, stallTimeout, this.#maxAge / 4].filter(limit => limit > 0)
+    return limits.length === 0 ? 0 : Math.min(...limits)
+  }
+
+  // Opening and closing
+
+  #endBy (signal: AbortSignal): void {
+    const abort = (): void => this.end('server')
+    if (signal.aborted) return abort()
+    signal.addEventListener('abort', abort, { once: true })
+    this.closed.then(() => signal.removeEventListener('abort', abort))
+  }
+
+  /** @param start called when the stream opens */
+  onOpen (start: () => void): void {
+    this.#startSource = start
+  }
+
+  /** @param stop called when the stream closes, at once if it is closed */
+  onClose (stop: () => void): void {
+    if (this.state === 'closed') stop()
+    else this.#stopSource = stop
+  }
+
+  /** The onSend hooks are through, and this is the response; `native` if it is node:http's own. */
+  open (response: Writable, native: boolean): void {
+    if (isGone(response)) return this.#gone()
+    if (this.#host.closing) this.drain()
+    if (this.state === 'closed') {
+      if (BROKEN_OFF.includes(this.#reason!)) response.destroy()
+      else response.end(this.#own.text)
+      return
+    }
+    this.#host.tick()
+    this.state = 'open'
+    this.#outlet = new Outlet(response, native, this)
+    this.#host.counters.opened++
+    this.#host.opened(this)
+    // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
+    if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
+    this.#outlet.open(this.#firstFrame())
+    this.#makeRoom()
+    this.request.log.debug({ lastEventId: this.lastEventId }, 'stream opened')
+    this.#host.announce('open', { stream: this })
+    this.#host.ready(this)
+    this.#startSource?.()
+    this.#startSource = undefined
+  }
+
+  /** The reconnection time, and what is known by now: the cursor of its first position leaves with the head, unless something is to come before it. */
+  #firstFrame (): Frame {
+    const retry = this.#options.retry ?? this.#host.options.retry
+    const alone = this.#own.text === '' && this.reader?.settle() === true && !this.reader.owesGaps
+    const id = alone ? this.reader!.takePrime() : undefined
+    const first = retry > 0 || id !== undefined ? encodeEvent({ id, retry: retry > 0 ? retry : undefined }) : encodeComment('')
+    this.#own.wrap(first, '')
+    const { text, bytes, events } = this.#own.take()
+    const frame = makeFrame(text, bytes)
+    this.#events += events
+    this.#count(frame.body.length)
+    return frame
+  }
+
+  close ({ retry }: { retry?: number } = {}): Promise<void> {
+    if (retry !== undefined && !isRetry(retry)) {
+      const error = new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))
+      return this.#host.logged(Promise.reject(error), 'close failed', this.request.log)
+    }
+    this.end('server', retry)
+    return this.done
+  }
+
+  /** Ends, and tells the client to come back at a time of its own. */
+  drain (): void {
+    const [least, most] = this.#host.options.drain.retry
+    this.end('drain', least + Math.floor(Math.random() * (most - least + 1)))
+  }
+
+  /** Logs what threw and ends the stream. The client sees its connection break, and nothing of the error. */
+  fail (err: unknown): void {
+    if (this.state === 'closed') return
+    this.request.log.error({ err }, 'stream failed')
+    this.end('error')
+  }
+
+  /** The only way to 'closed'. */
+  end (reason: CloseReason, retry?: number): void {
+    if (this.state === 'closed') return
+    const outlet = this.state === 'open' ? this.#outlet : undefined
+    const host = this.#host
+    if (outlet?.blocked === true) host.counters.blocked--
+    this.state = 'closed'
+    this.#reason = reason
+    host.closed(this)
+    // The listeners of 'unsubscribe' and 'close' can still read its channels.
+    const { reader } = this
+    for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)
+    this.#left(reader?.subscriptions.map(({ log }) => log.name) ?? [])
+    if (retry !== undefined) this.#own.add(encodeRetry(retry))
+    if (outlet !== undefined) this.#endResponse(outlet, reason)
+    this.#stopSource?.()
+    this.#startSource = this.#stopSource = undefined
+    this.#room?.resolve(false)
+    this.#closed?.resolve(reason)
+    this.#abort?.abort(reason)
+    if (outlet !== undefined) this.#tellClosed(reason)
+    this.reader = undefined
+  }
+
+  #endResponse (outlet: Outlet, reason: CloseReason): void {
+    if (reason === 'client') return
+    if (reason === 'stall' || reason === 'overflow') return outlet.destroy()
+    const { text, bytes, events } = this.#own.take()
+    this.#events += events
+    this.#count(bytes)
+    // What was taken is written first, though the client must not take what it has for the whole.
+    if (reason === 'error') outlet.breakAfter(text)
+    else outlet.end(text)
+  }
+
+  #tellClosed (reason: CloseReason): void {
+    const told = { reason, durationMs: Math.round(performance.now() - this.#startedAt), events: this.#events, bytes: this.#bytes }
+    this.#host.counters.closed[reason]++
+    // Fastify logs nothing when a client aborts, and runs no onResponse hook.
+    this.request.log.info(told, 'stream closed')
+    this.#host.announce('close', { stream: this, ...told })
+  }
+
+  /** The response is closed: the client left, or it was ended and is flushed. */
+  #gone (): void {
+    this.end('client')
+    this.#host.gone(this)
+    this.#isDone = true
+    this.#done?.resolve()
+  }
+
+  /** Breaks the connection, without waiting for what is not flushed. */
+  destroy (): void {
+    this.#outlet?.destroy()
+  }
+}

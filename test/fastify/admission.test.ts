@@ -1,0 +1,129 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import t from 'tap'
+import { Admission } from '../../lib/fastify/admission.ts'
+import { build, connect, listen, until } from '../client.ts'
+
+t.test('without limits everybody enters', async t => {
+  const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: Infinity })
+  t.equal(admission.perKey, false, 'and nobody needs a key')
+  for (let i = 0; i < 10_000; i++) admission.enter(undefined)
+})
+
+t.test('one stream too many is refused, until one has left', async t => {
+  const admission = new Admission({ maxStreams: 2, maxStreamsPerKey: Infinity })
+  admission.enter('a')
+  admission.enter('b')
+  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS', statusCode: 503, message: '"maxStreams" is 2, and as many streams are open' })
+  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS' }, 'a refusal counts for nothing')
+  admission.leave('a')
+  admission.enter('c')
+  t.throws(() => admission.enter('d'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+})
+
+t.test('one stream too many for its key is refused, and other keys go on', async t => {
+  const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 2 })
+  t.equal(admission.perKey, true)
+  admission.enter('a')
+  admission.enter('a')
+  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY', statusCode: 429, message: '"maxStreamsPerKey" is 2, and as many streams are open for this client' })
+  admission.enter('b')
+  admission.leave('a')
+  admission.enter('a')
+  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  admission.enter('b')
+  t.throws(() => admission.enter('b'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+})
+
+t.test('a stream that its key refuses does not count among all, nor one refused among all for its key', async t => {
+  const admission = new Admission({ maxStreams: 2, maxStreamsPerKey: 1 })
+  admission.enter('a')
+  for (let i = 0; i < 5; i++) t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  admission.enter('b')
+  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' }, 'all counts first')
+  admission.leave('b')
+  admission.enter('c')
+})
+
+t.test('the limit 0 lets nobody in', async t => {
+  t.throws(() => new Admission({ maxStreams: 0, maxStreamsPerKey: Infinity }).enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+  t.throws(() => new Admission({ maxStreams: Infinity, maxStreamsPerKey: 0 }).enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+})
+
+t.test('any value is a key, and is not mixed up with another', async t => {
+  const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 1 })
+  const keys = [undefined, null, 0, '0', '', false, NaN, {}, {}, Symbol('a'), Symbol('a'), '__proto__', 'constructor', 1n]
+  for (const key of keys) admission.enter(key)
+  for (const key of keys) t.throws(() => admission.enter(key), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  for (const key of keys) admission.leave(key)
+  for (const key of keys) admission.enter(key)
+})
+
+t.test('a key whose streams have all left is let go of', async t => {
+  setFlagsFromString('--expose-gc')
+  const gc = runInNewContext('gc') as () => void
+  const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 5 })
+  const come = (): WeakRef<object> => {
+    const key = {}
+    admission.enter(key)
+    admission.enter(key)
+    admission.leave(key)
+    admission.leave(key)
+    return new WeakRef(key)
+  }
+  const reference = come()
+  await until(() => {
+    gc()
+    return reference.deref() === undefined
+  }, 'the key to be collected')
+  t.ok(admission.perKey, 'while it counts others')
+})
+
+t.test('a refused client is told by status and Retry-After, and gets in when another has left', async t => {
+  const app = await build(t, { maxStreams: 2, maxStreamsPerKey: 1, streamKey: request => (request.query as { user?: string }).user, retry: 2_500 })
+  app.get('/', (request, reply) => { reply.sse() })
+  const url = await listen(app)
+  const a = await connect(url + '/?user=a')
+  const again = await connect(url + '/?user=a')
+  t.equal(again.status, 429)
+  t.equal(again.headers['retry-after'], '3', 'whole seconds, not less than retry')
+  await until(() => again.closed)
+  t.match(JSON.parse(again.text), { statusCode: 429, code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  await connect(url + '/?user=b')
+  const c = await connect(url + '/?user=c')
+  t.equal(c.status, 503)
+  t.equal(c.headers['retry-after'], '3')
+  t.not(c.headers['content-type'], 'text/event-stream')
+  t.equal(app.sse.streams.size, 2)
+  a.leave()
+  await until(() => app.sse.streams.size === 1)
+  t.equal((await connect(url + '/?user=a')).status, 200)
+  t.match(app.sse.stats(), { streams: 2, opened: 3 })
+})
+
+t.test('without a limit per key nobody is asked for one', async t => {
+  const app = await build(t, { maxStreams: 5, streamKey: () => { throw new Error('asked') } })
+  app.get('/', (request, reply) => { reply.sse().close() })
+  t.equal((await app.inject('/')).statusCode, 200)
+})
+
+t.test('a stream that closes leaves once, for whatever reason', async t => {
+  const app = await build(t, { maxStreams: 1 })
+  app.get('/end', (request, reply) => reply.sse([{ data: 'x' }]))
+  app.get('/twice', async (request, reply) => {
+    const stream = reply.sse()
+    await Promise.all([stream.close(), stream.close()])
+  })
+  app.get('/error', (request, reply) => reply.sse(() => { throw new Error('source') }))
+  app.head('/head', (request, reply) => reply.sse([{ data: 'x' }]))
+  const url = await listen(app)
+  for (let round = 0; round < 3; round++) {
+    for (const [method, path] of [['GET', '/end'], ['GET', '/twice'], ['GET', '/error'], ['HEAD', '/head']] as const) {
+      const client = await connect(url + path, { method })
+      t.equal(client.status, 200, `${method} ${path}`)
+      await until(() => client.closed)
+      await until(() => app.sse.streams.size === 0)
+    }
+  }
+})

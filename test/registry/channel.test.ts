@@ -1,0 +1,211 @@
+import t from 'tap'
+import { ChannelHandle, type ChannelHost } from '../../lib/registry/channel.ts'
+import { build, connect, listen, logger, until } from '../client.ts'
+
+t.test('a handle is a name, and asks its registry for all else', async t => {
+  const asked: unknown[] = []
+  const host: ChannelHost = {
+    size: (...args) => { asked.push(['size', ...args]); return 7 },
+    publish: async (...args) => { asked.push(['publish', ...args]); return 'x-1' },
+    recent: (...args) => { asked.push(['recent', ...args]); return [] }
+  }
+  const channel = new ChannelHandle('time', host)
+  t.equal(channel.name, 'time')
+  t.equal(channel.size, 7)
+  t.equal(await channel.publish({ data: 1 }), 'x-1')
+  t.same(channel.history(3), [])
+  t.same(channel.history(), [])
+  t.same(asked, [['size', 'time'], ['publish', 'time', { data: 1 }], ['recent', 'time', 3], ['recent', 'time', undefined]])
+})
+
+t.test('equal names are the same channel', async t => {
+  const app = await build(t)
+  const one = app.sse.channel('time')
+  const other = app.sse.channel('time')
+  app.get('/', (request, reply) => reply.sse(one))
+  const client = await connect(await listen(app) + '/')
+  t.equal(one.size, 1)
+  t.equal(other.size, 1)
+  await other.publish('hello')
+  await client.first(1)
+  t.equal(one.history().length, 1)
+  client.leave()
+  await until(() => other.size === 0)
+  t.equal(one.size, 0)
+})
+
+t.test('any text that is not empty is a name, and no two are mixed up', async t => {
+  const app = await build(t)
+  const names = ['a', 'A', ' a', 'a ', '__proto__', 'constructor', 'toString', 'a\nb', '\0', '*', 'user:1', '💡', 'é', 'e\u0301', 'x'.repeat(10_000)]
+  for (const name of names) await app.sse.channel(name).publish(name)
+  for (const name of names) t.same(app.sse.channel(name).history().map(({ data, channels }) => [data, channels]), [[name, [name]]])
+})
+
+t.test('what is no name is refused, by channel() and by publish()', async t => {
+  const app = await build(t)
+  for (const [name, received] of [['', '""'], [undefined, 'undefined'], [null, 'null'], [0, '0'], [{}, 'an object'], [Symbol('s'), 'Symbol(s)']] as const) {
+    const message = `channel: must be named by a string that is not empty, received ${received}`
+    t.throws(() => app.sse.channel(name as string), { code: 'SSE_ERR_INVALID_CHANNEL', message })
+    await t.rejects(app.sse.publish(['a', name as string], 'x'), { code: 'SSE_ERR_INVALID_CHANNEL', message })
+  }
+  for (const names of [[], '', undefined, null, 5, new Set(['a'])]) {
+    await t.rejects(app.sse.publish(names as string[], 'x'), { code: 'SSE_ERR_INVALID_CHANNEL' })
+  }
+  t.equal(app.sse.stats().received, 0)
+})
+
+t.test('history() has the newest events of the channel, newest last', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  const cursors: string[] = []
+  for (let n = 0; n < 5; n++) {
+    cursors.push(await a.publish({ event: 'tick', data: { n } }))
+    await app.sse.publish('b', 'noise')
+  }
+  t.same(a.history(), cursors.map((id, n) => ({ id, channels: ['a'], event: 'tick', data: { n } })))
+  t.same(a.history(2).map(({ data }) => data.n), [3, 4])
+  t.same(a.history(100).map(({ data }) => data.n), [0, 1, 2, 3, 4])
+  t.same(a.history(Infinity).length, 5)
+  t.same(a.history(0), [])
+  t.same(a.history(-1), [])
+  t.same(app.sse.channel('never').history(), [])
+})
+
+t.test('history() has no more than the history keeps', async t => {
+  const app = await build(t, { history: { maxEvents: 3 } })
+  const a = app.sse.channel('a')
+  for (let n = 0; n < 10; n++) await a.publish({ data: n })
+  await app.sse.publish('b', 'one')
+  t.same(a.history().map(({ data }) => data), [8, 9])
+  const nothing = await build(t, { history: { maxEvents: 0 } })
+  await nothing.sse.publish('a', 'x')
+  t.same(nothing.sse.channel('a').history(), [])
+})
+
+t.test('an event of several channels is in the history of each, with all their names', async t => {
+  const app = await build(t)
+  const id = await app.sse.publish(['a', 'b', 'a'], { data: null })
+  const stored = { id, channels: ['a', 'b'], data: null }
+  t.same(app.sse.channel('a').history(), [stored])
+  t.same(app.sse.channel('b').history(), [stored])
+  t.equal(app.sse.stats().published, 1)
+})
+
+t.test('data comes back from history() as it was published', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  const values = [0, '', false, null, 'null', '{"n":1}', { n: 1 }, [1, 'two', { three: [] }], 'a\r\nb', '\uFEFFx', -1.5, undefined]
+  for (const data of values) await a.publish({ event: 'e', data })
+  t.strictSame(a.history().map(({ data }) => data), values)
+})
+
+t.test('"serialize" runs once for each publish, "parse" not before somebody looks', async t => {
+  const calls: string[] = []
+  const app = await build(t, {
+    serialize: data => { calls.push('serialize'); return [...data as Set<number>].join() },
+    parse: text => { calls.push('parse'); return new Set(text.split(',').map(Number)) }
+  })
+  const a = app.sse.channel('a')
+  app.get('/', (request, reply) => reply.sse(a))
+  const url = await listen(app)
+  const clients = [await connect(url), await connect(url), await connect(url)]
+  await a.publish({ data: new Set([1, 2]) })
+  for (const client of clients) t.match(await client.first(1), [{ data: '1,2' }])
+  t.same(calls, ['serialize'])
+  const [event] = a.history()
+  t.same(calls, ['serialize'])
+  t.same(event!.data, new Set([1, 2]))
+  t.same(event!.data, new Set([1, 2]))
+  t.same(calls, ['serialize', 'parse'])
+})
+
+t.test('publish() resolves with the cursor of the event, which is its id for clients', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  app.get('/', (request, reply) => reply.sse(a))
+  const client = await connect(await listen(app))
+  const cursors = await Promise.all([a.publish('1'), app.sse.publish('a', '2'), a.publish({ event: 'e', data: 3 })])
+  t.same((await client.first(3)).map(({ id }) => id), cursors)
+  t.equal(app.sse.cursor, cursors[2])
+  t.equal(new Set(cursors).size, 3)
+})
+
+t.test('publish() takes data and event alone', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  for (const [field, event] of [['id', { id: '1', data: 'x' }], ['retry', { retry: 0, data: 'x' }], ['comment', { comment: '', data: 'x' }]] as const) {
+    await t.rejects(a.publish(event as never), { code: 'SSE_ERR_INVALID_EVENT', message: new RegExp(`^event: "${field}" `) })
+  }
+  for (const event of [undefined, null, 5, {}, { data: undefined }, { event: 'a\nb', data: 'x' }, { data: 1n }, { data () {} }]) {
+    await t.rejects(a.publish(event as never), { code: 'SSE_ERR_INVALID_EVENT' })
+  }
+  t.match(app.sse.stats(), { published: 0, received: 0, history: { events: 0 } })
+})
+
+t.test('an event larger than maxEventBytes is refused, one of just that size is taken', async t => {
+  const app = await build(t, { maxEventBytes: 100 })
+  const a = app.sse.channel('a')
+  const frame = 'event: é\ndata: \n\n'
+  const room = 100 - Buffer.byteLength(frame)
+  await a.publish({ event: 'é', data: 'x'.repeat(room) })
+  await t.rejects(a.publish({ event: 'é', data: 'x'.repeat(room + 1) }), { code: 'SSE_ERR_EVENT_TOO_LARGE', statusCode: 413, message: 'event: encoded it has 101 bytes, and "maxEventBytes" is 100' })
+  await t.rejects(a.publish({ event: 'é', data: 'x'.repeat(room - 1) + '€' }), { code: 'SSE_ERR_EVENT_TOO_LARGE' }, 'bytes count, not characters')
+  t.equal(app.sse.stats().published, 1)
+})
+
+t.test('a publish that fails and that nobody awaits is logged, and the process lives', async t => {
+  const lines: any[] = []
+  const app = await build(t, {}, logger(lines))
+  const unhandled: unknown[] = []
+  const listener = (error: unknown): void => { unhandled.push(error) }
+  process.on('unhandledRejection', listener)
+  t.teardown(() => process.off('unhandledRejection', listener))
+  app.sse.channel('a').publish({ data: 1n })
+  app.sse.publish('', 'x')
+  await until(() => lines.filter(({ msg }) => msg === 'publish failed').length === 2)
+  for (let turn = 0; turn < 3; turn++) await new Promise(resolve => setImmediate(resolve))
+  t.same(unhandled, [])
+  t.same(lines.filter(({ msg }) => msg === 'publish failed').map(({ level, err }) => [level, err.code]), [[50, 'SSE_ERR_INVALID_EVENT'], [50, 'SSE_ERR_INVALID_CHANNEL']])
+})
+
+t.test('after app.close() a publish is refused', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  await a.publish('x')
+  await app.close()
+  await t.rejects(a.publish('y'), { code: 'SSE_ERR_CLOSED', statusCode: 503 })
+  t.equal(a.size, 0)
+  t.same(a.history().map(({ data }) => data), ['x'], 'what is known can still be read')
+})
+
+t.test('a channel of another application is refused', async t => {
+  const [one, other] = [await build(t), await build(t)]
+  const foreign = other.sse.channel('a')
+  one.get('/', (request, reply) => reply.sse(foreign))
+  one.get('/several', (request, reply) => reply.sse([one.sse.channel('a'), foreign]))
+  for (const path of ['/', '/several']) {
+    const response = await one.inject(path)
+    t.equal(response.statusCode, 500)
+    t.equal(response.json().code, 'SSE_ERR_INVALID_CHANNEL')
+  }
+  t.equal(foreign.size, 0)
+  t.equal(one.sse.streams.size, 0)
+})
+
+t.test('a channel costs nothing but its members and its events', async t => {
+  const app = await build(t, { history: { maxEvents: 10 } })
+  for (let n = 0; n < 100_000; n++) app.sse.channel(`user:${n}`)
+  for (let n = 0; n < 10_000; n++) await app.sse.publish(`user:${n}`, 'x')
+  t.match(app.sse.stats(), { channels: 0, subscriptions: 0, history: { events: 10 } })
+  t.same(app.sse.channel('user:5').history(), [])
+  t.equal(app.sse.channel('user:9999').history().length, 1)
+})
+
+t.test('a stream can be read through inject()', async t => {
+  const app = await build(t)
+  app.get('/', (request, reply) => reply.sse([{ event: 'tick', data: { n: 1 } }, 'text']))
+  const response = await app.inject('/')
+  t.equal(response.statusCode, 200)
+  t.equal(response.headers['content-type'], 'text/event-stream')
+  t.match(response.body, /event: tick\ndata: \{"n":1\}\n\ndata: text\n\n$/)
+})

@@ -1,0 +1,254 @@
+import type { HeardEntry, Kept, NewEntry, Place, Receiver, SharedBackplane } from '../../lib/log/backplane.ts'
+import { formatCursor } from '../../lib/log/cursor.ts'
+import { Lives } from '../../lib/redis/lives.ts'
+import { Connection } from './connection.ts'
+import type { Answer, Request, Row, Server } from './server.ts'
+import { defer, type World } from './world.ts'
+
+/** ms without news after which it is asked how far the log is. */
+const SILENCE = 300
+/** ms between two looks. */
+const LOOK = 100
+
+/** Where a process finds a server. */
+export interface Cluster {
+  /** The one that it is told to connect to now, if there is one. */
+  find (): Server | undefined
+  /** ms on the clock of the process, of so many of the world. */
+  scale (ms: number): number
+}
+
+/** Two connections to one server, one that commands and one that hears. They break as one. */
+interface Pair {
+  readonly commands: Connection
+  readonly subscriber: Connection
+  /** Channels that it surely hears. */
+  readonly confirmed: Set<string>
+  /** SUBSCRIBE has been answered for the first time. */
+  subscribed: boolean
+  /** Which server that is, once hello has told it. */
+  run: string | undefined
+  up: boolean
+}
+
+interface Watched { resolve: () => void }
+
+/** The backplane of one process over a modelled server: what lib/redis does, without the network. */
+export class ModelBackplane implements SharedBackplane {
+  readonly #world: World
+  readonly #cluster: Cluster
+  readonly #lives = new Lives()
+  #receiver!: Receiver
+  #opened: (() => void) | undefined
+  #closed = false
+  #pair: Pair | undefined
+  readonly #names = new Map<string, Watched>()
+  #heard = 0
+
+  constructor (world: World, cluster: Cluster) {
+    this.#world = world
+    this.#cluster = cluster
+  }
+
+  open (receiver: Receiver): Promise<void> {
+    this.#receiver = receiver
+    const { promise, resolve } = defer<void>(this.#world)
+    this.#opened = () => resolve(undefined)
+    this.#connectLater()
+    this.#look()
+    return promise
+  }
+
+  async close (): Promise<void> {
+    this.#closed = true
+    this.#pair?.commands.close()
+    this.#pair?.subscriber.close()
+  }
+
+  /** The connections of now, for faults. */
+  get connections (): readonly Connection[] {
+    return this.#pair === undefined ? [] : [this.#pair.commands, this.#pair.subscriber]
+  }
+
+  // Connecting
+
+  #connectLater (): void {
+    this.#world.at(this.#world.int(2, 60), () => { if (!this.#closed) this.#connect() })
+  }
+
+  #connect (): void {
+    const one = this.#cluster.find()
+    const other = this.#cluster.find()
+    // A failover between the two: both must be to the same server.
+    if (one?.up !== true || one !== other) return this.#connectLater()
+    const pair: Pair = { commands: new Connection(this.#world, one), subscriber: new Connection(this.#world, other), confirmed: new Set(), subscribed: false, run: undefined, up: false }
+    this.#pair = pair
+    this.#heard = this.#world.now
+    pair.subscriber.onmessage = row => this.#hear(pair, row)
+    pair.commands.onclose = pair.subscriber.onclose = () => this.#lose(pair)
+    this.#subscribe(pair, [...this.#names.keys()])
+  }
+
+  #lose (pair: Pair): void {
+    if (this.#pair !== pair) return
+    this.#pair = undefined
+    pair.commands.close()
+    pair.subscriber.close()
+    if (this.#closed) return
+    this.#receiver.broken(new Error('the connection broke'))
+    this.#connectLater()
+  }
+
+  #subscribe (pair: Pair, names: readonly string[]): void {
+    const watched = names.map(name => this.#names.get(name))
+    pair.subscriber.send({ type: 'subscribe', names }, undefined, () => {
+      if (this.#pair !== pair) return
+      pair.subscribed = true
+      names.forEach((name, i) => {
+        // It may have been left meanwhile, and asked for again.
+        if (watched[i] === undefined || this.#names.get(name) !== watched[i]) return
+        pair.confirmed.add(name)
+        watched[i].resolve()
+      })
+      if (!pair.up) this.#hello(pair)
+      else this.#ask(pair)
+    }, () => {})
+  }
+
+  #hello (pair: Pair): void {
+    const missing = [...this.#names.keys()].filter(name => !pair.confirmed.has(name))
+    if (missing.length > 0) return this.#subscribe(pair, missing)
+    pair.commands.send({ type: 'hello', evidence: this.#lives.evidence() }, undefined, answer => {
+      if (this.#pair !== pair || pair.up) return
+      // What was asked for meanwhile must be watched, too, before it is said that all is.
+      if ([...this.#names.keys()].some(name => !pair.confirmed.has(name))) return this.#hello(pair)
+      this.#mend(pair, answer)
+    }, () => {})
+  }
+
+  #mend (pair: Pair, { run, lives, seq, life }: Answer): void {
+    pair.run = run
+    pair.up = true
+    const reset = this.#lives.learn(lives!)
+    this.#lives.see({ life, seq })
+    if (reset) this.#receiver.restarted(lives!, seq)
+    else this.#receiver.mended(lives!, seq)
+    this.#opened?.()
+    this.#opened = undefined
+  }
+
+  /** Hears nothing, and has no news: how far is the log, and does what came before that still come? */
+  #look (): void {
+    this.#world.at(LOOK + this.#world.random() * 20, () => {
+      if (this.#closed) return
+      const pair = this.#pair
+      if (pair?.up === true && (this.#world.now - this.#heard > SILENCE || this.#world.chance(0.1))) this.#ask(pair)
+      this.#look()
+    })
+  }
+
+  #ask (pair: Pair): void {
+    this.#command(pair, { type: 'seq' }, ({ life, seq }) => {
+      // Its answer comes behind all that was published before.
+      pair.subscriber.send({ type: 'ping' }, undefined, () => {
+        if (this.#pair !== pair) return
+        this.#heard = this.#world.now
+        this.#receiver.advance({ life, seq })
+      }, () => {})
+    }, () => {})
+  }
+
+  /** Asks a server of which hello has told who it is. What it answers is evidence; another life than is known here, a reason to begin anew. */
+  #command (pair: Pair, request: Request, done: (answer: Answer) => void, fail: () => void): void {
+    pair.commands.send(request, pair.run, answer => {
+      if (answer.life === '') {
+        fail()
+        return this.#lose(pair)
+      }
+      if (answer.seq > 0) this.#lives.see(answer)
+      for (const { life, seq } of answer.rows ?? []) this.#lives.see({ life, seq })
+      done(answer)
+      if (this.#lives.state(answer.life) === 'unknown') this.#lose(pair)
+    }, fail)
+  }
+
+  // What the log calls
+
+  watch (names: readonly string[]): Promise<void> {
+    const { promise, resolve } = defer<void>(this.#world)
+    for (const name of names) this.#names.set(name, { resolve: () => resolve(undefined) })
+    if (this.#pair?.subscribed === true) this.#subscribe(this.#pair, names)
+    return promise
+  }
+
+  unwatch (names: readonly string[]): void {
+    for (const name of names) {
+      this.#names.delete(name)
+      this.#pair?.confirmed.delete(name)
+      if (this.#pair?.subscribed === true) this.#pair.subscriber.send({ type: 'unsubscribe', name }, undefined, () => {}, () => {})
+    }
+  }
+
+  read (name: string, after: number): Promise<Kept> {
+    return this.#question({ type: 'read', name, after }, ({ life, rows, floor, last, ended, time }) => ({
+      life,
+      entries: rows!.map(row => ({ ...this.#entry(row), age: this.#cluster.scale(Math.max(0, time! - row.time)) })),
+      floor: floor!,
+      last: last!,
+      ended: ended!
+    }))
+  }
+
+  seq (): Promise<Place> {
+    return this.#question({ type: 'seq' }, ({ life, seq }) => ({ life, seq }))
+  }
+
+  #question<T> (request: Request, read: (answer: Answer) => T): Promise<T> {
+    const world = this.#world
+    const { promise, resolve, reject } = defer<T>(world)
+    const fail = (): void => world.at(world.random() * 60, () => reject(new Error('no answer')))
+    const pair = this.#pair
+    if (pair?.up !== true) {
+      fail()
+    } else {
+      this.#command(pair, request, answer => {
+        const value = read(answer)
+        // Told late, it may be told when the connection it came over has been replaced.
+        if (world.chance(0.05)) world.at(world.random() * 150, () => resolve(value))
+        else resolve(value)
+      }, fail)
+    }
+    return promise
+  }
+
+  append ({ channels, kind, data }: NewEntry): Promise<string> {
+    const { promise, resolve, reject } = defer<string>(this.#world)
+    const fail = (): void => reject(new Error('no answer'))
+    const pair = this.#pair
+    if (pair?.up !== true) {
+      fail()
+    } else {
+      this.#command(pair, { type: 'publish', channels, kind, data }, ({ life, seq, refused }) => {
+        if (refused === true) return reject(new Error('the channel has ended'))
+        // An earlier life has its end in the table: what lies behind that is lost.
+        if (this.#lives.state(life) === 'ended' && !this.#lives.isKept({ life, seq })) return fail()
+        resolve(formatCursor(life, seq))
+      }, fail)
+    }
+    return promise
+  }
+
+  // What is heard
+
+  #hear (pair: Pair, row: Row): void {
+    if (this.#pair !== pair) return
+    this.#heard = this.#world.now
+    this.#lives.see({ life: row.life, seq: row.seq })
+    if (pair.up && this.#lives.state(row.life) === 'unknown') return this.#lose(pair)
+    this.#receiver.hear({ ...this.#entry(row), life: row.life, prevs: row.prevs })
+  }
+
+  #entry ({ seq, channels, kind, data }: Row): Omit<HeardEntry, 'life' | 'prevs'> {
+    return { seq, channels, kind, event: undefined, data, serialized: false }
+  }
+}

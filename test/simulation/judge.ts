@@ -1,0 +1,142 @@
+import type { Item, Session, Span } from './session.ts'
+import type { Fact, Truth } from './truth.ts'
+
+/** How strict the judge is, by what may happen in a run. */
+export interface Law {
+  /** Gaps may come. */
+  readonly gaps: boolean
+  /** What was acknowledged may be lost: who knows of it tells the others, so their gap may come behind some newer entries. */
+  readonly late: boolean
+  /** Nothing is evicted: what is due of the past must come. */
+  readonly due: boolean
+  /** The end of what can be proved is that of the present life. */
+  readonly isLost: (order: number) => boolean
+}
+
+export interface Verdict {
+  readonly complaints: string[]
+  /** Gap events, times the channels they name. */
+  gaps: number
+  /** Those behind which nothing was lost. */
+  falseGaps: number
+  /** Entries that were not received, and lie behind a gap; those of which the gap came later. */
+  covered: number
+  late: number
+}
+
+/** Compares what the clients got with what there was. */
+export function judge (truth: Truth, sessions: readonly Session[], law: Law): Verdict {
+  const verdict: Verdict = { complaints: [], gaps: 0, falseGaps: 0, covered: 0, late: 0 }
+  const facts = [...truth.facts.values()].sort((a, b) => a.order - b.order)
+  for (const session of sessions) {
+    verdict.complaints.push(...session.complaints)
+    judgeOrder(session, verdict)
+    for (const span of session.spans) if (span.first < Infinity) judgeSpan(session, span, facts, truth, law, verdict)
+  }
+  return verdict
+}
+
+/** Nothing comes twice, or before an older one, but after a gap or after going back. */
+function judgeOrder (session: Session, verdict: Verdict): void {
+  const { items, number } = session
+  /** Of each channel, up to where it was received. */
+  const highest = new Map<string, number>()
+  const seen = new Set<number>()
+  const channels = new Set(session.spans.map(({ channel }) => channel))
+  /** A gap or going back allows what is older, for the channels concerned. */
+  let newest = -1
+  for (const item of items) {
+    if (item.type === 'connection') {
+      for (const [channel, order] of highest) highest.set(channel, Math.min(order, item.order))
+      newest = item.order
+    } else if (item.type === 'back') {
+      highest.delete(item.channel)
+      newest = -1
+    } else if (item.type === 'gap') {
+      for (const channel of item.gap.channels) highest.delete(channel)
+      newest = -1
+    } else {
+      const { order, uid, seq } = item.fact
+      const mine = item.fact.channels.filter(channel => channels.has(channel))
+      // Through whichever channel it came: one for which it is new is enough.
+      if (!mine.some(channel => order > (highest.get(channel) ?? -1))) verdict.complaints.push(`${seen.has(uid) ? 'repeated' : 'disorder'} C${number} ${mine.join()} ${seq}`)
+      if (order < newest) verdict.complaints.push(`merge C${number} ${seq}`)
+      if (!mine.some(channel => session.client.accepts(channel, uid))) verdict.complaints.push(`unwanted C${number} ${seq}`)
+      for (const channel of mine) highest.set(channel, Math.max(order, highest.get(channel) ?? -1))
+      newest = order
+      seen.add(uid)
+    }
+  }
+}
+
+function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth: Truth, law: Law, verdict: Verdict): void {
+  const { channel } = span
+  const items = session.items.slice(span.first).filter(item => item.type === 'entry' ? item.fact.channels.includes(channel) : item.type === 'gap' && item.gap.channels.includes(channel))
+  const name = `C${session.number} ${channel}`
+  /** uid -> the index where it came first. */
+  const first = new Map<number, number>()
+  items.forEach((item, i) => { if (item.type === 'entry' && !first.has(item.fact.uid)) first.set(item.fact.uid, i) })
+  const inSpan = (item: Item): boolean => item.time <= span.ended
+  verdict.gaps += items.filter(item => item.type === 'gap' && inSpan(item)).length
+  if (span.gapDue && items.length > 0 && inSpan(items[0]!) && items[0]!.type !== 'gap' && span.end === Infinity) verdict.complaints.push(`nogap ${name}`)
+  /** When the newest entry at the start was written: what was lost before that was lost before the client came. */
+  const life = truth.indexOf(span.start)
+  let started = -1
+  for (const { order, executed } of facts) if (order <= span.start && truth.indexOf(order) === life) started = Math.max(started, executed)
+  const others = new Set(session.spans.map(({ channel }) => channel))
+  const used = new Set<number>()
+
+  for (const fact of facts) {
+    if (!fact.acknowledged || fact.order <= span.start || fact.order > span.end || fact.executed > span.ended) continue
+    if (!fact.channels.includes(channel) || !session.client.accepts(channel, fact.uid) || first.has(fact.uid)) continue
+    if (!fact.kept && fact.executed < (session.cursor !== null ? started : span.began)) continue
+    // Through another channel it came already, and is not repeated.
+    if (fact.channels.some(other => other !== channel && others.has(other)) && session.items.some(item => item.type === 'entry' && item.fact === fact)) continue
+    const isAt = (i: number): boolean => { const item = items[i]!; return item.type === 'entry' && first.get(item.fact.uid) === i }
+    let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i))
+    if (end < 0) end = items.length
+    let from = -1
+    for (let i = 0; i < end; i++) {
+      const item = items[i]!
+      if (item.type === 'entry' && isAt(i) && item.fact.order < fact.order) from = i
+    }
+    const inPlace = items.findIndex((item, i) => item.type === 'gap' && item.time >= fact.executed && i > from && i < end)
+    const before = items.findIndex((item, i) => item.type === 'gap' && item.time >= fact.executed && i < end)
+    const anywhere = items.findIndex(item => item.type === 'gap' && item.time >= fact.executed)
+    if (inPlace >= 0) {
+      verdict.covered++
+      used.add(inPlace)
+    } else if (before >= 0 && law.late) {
+      verdict.late++
+      used.add(before)
+    } else if (anywhere >= 0 && law.late) {
+      verdict.late++
+      used.add(anywhere)
+    } else if (law.late && span.end < Infinity && (!fact.kept || law.isLost(span.end))) {
+      // It left before anybody could know.
+      verdict.late++
+    } else {
+      verdict.complaints.push(`silent ${name} ${fact.life}-${fact.seq} executed ${fact.executed.toFixed(0)}, joined ${span.began.toFixed(0)}, ${span.ended < Infinity ? 'left ' + span.ended.toFixed(0) : 'live'}`)
+    }
+  }
+  items.forEach((item, i) => {
+    if (item.type !== 'gap' || used.has(i) || !inSpan(item)) return
+    verdict.falseGaps++
+    if (!law.gaps && !(item.gap.reason === 'unknown' && (span.gapDue || i > 0))) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
+  })
+  if (law.due && span.due !== undefined) judgeDue(session, span, facts, first, verdict)
+}
+
+/** Of what was kept, the newest come: at least so many as were asked for, or as many as there were. */
+function judgeDue (session: Session, span: Span, facts: readonly Fact[], first: ReadonlyMap<number, number>, verdict: Verdict): void {
+  const { channel, due } = span
+  if (span.settled > span.ended) return
+  const known = new Map(facts.map(fact => [fact.uid, fact]))
+  let missing = -1
+  for (const uid of due!) {
+    const fact = known.get(uid)!
+    if (!first.has(uid) && session.client.accepts(channel, uid) && fact.order <= (span.end === Infinity ? Infinity : span.end)) missing = Math.max(missing, fact.order)
+  }
+  const came = facts.filter(({ order, channels, executed }) => order > missing && channels.includes(channel) && executed <= span.settled).length
+  if (came < due!.length) verdict.complaints.push(`due C${session.number} ${channel}: ${came} of ${due!.length}`)
+}

@@ -1,0 +1,190 @@
+import type { ChannelLog, Member } from '../../lib/log/channel-log.ts'
+import { Reader, type Join } from '../../lib/stream/reader.ts'
+import { encodeCursor, encodeEvent } from '../../lib/wire/event.ts'
+import type { Client } from './client.ts'
+import type { Process } from './process.ts'
+
+/** Blocks that a socket takes before it is full. */
+const SOCKET = 6
+
+/** What a client parses: a block of the event stream. */
+export interface Block { readonly id: string | undefined, readonly event: string | undefined, readonly data: string | undefined }
+
+/** One open response: the real reader, and a socket that is read at the client's pace. It moves as lib/stream/stream.ts does. */
+export class Stream implements Member {
+  readonly reader: Reader<Stream>
+  /** It is on the ready list. */
+  ready = false
+  /** It has found its first place. */
+  started = false
+  blocked = false
+  state: 'opening' | 'open' | 'closed' = 'opening'
+
+  readonly process: Process
+  readonly #client: Client
+  /** What has not reached the client: blocks, and what the judge is to hear at that place. */
+  readonly #socket: Array<Block | (() => void)> = []
+  #pumping = false
+  #ending = false
+  #heartbeatDue = false
+  /** What the judge is to hear once the stream has moved to its new place. */
+  #marks: Array<() => void> = []
+
+  constructor (process: Process, client: Client, lastEventId: string | null) {
+    this.process = process
+    this.#client = client
+    this.reader = new Reader<Stream>(process.log, process.pieces, this, lastEventId)
+    process.streams.add(this)
+    const { world } = process
+    world.at(world.chance(0.7) ? 0 : world.int(1, 40), () => this.#open())
+  }
+
+  /** Hooks are through: the head leaves, with the first cursor where it is known and nothing is due before it. */
+  #open (): void {
+    if (this.state === 'closed') return
+    this.state = 'open'
+    if (this.#settle() && !this.reader.owesGaps) {
+      this.#flushMarks()
+      this.#prime()
+    }
+    this.process.stream(this)
+  }
+
+  subscribe (names: readonly string[], join: Join, mark?: () => void): void {
+    if (this.state === 'closed') return
+    this.reader.join(names, join)
+    if (mark !== undefined) this.#marks.push(mark)
+    this.process.stream(this)
+  }
+
+  unsubscribe (names: readonly string[]): void {
+    this.reader.leave(names)
+  }
+
+  lacked (log: ChannelLog<any>, seq: number): void { this.reader.lacked(log, seq) }
+  restarted (): void { this.reader.restarted() }
+
+  sweep (): void {
+    if (this.state !== 'open' || this.blocked || !this.process.world.chance(0.2)) return
+    this.#heartbeatDue = true
+    this.process.stream(this)
+  }
+
+  advance (pieces: number): boolean {
+    if (this.state !== 'open' || this.blocked) return false
+    try {
+      return this.#advance(pieces)
+    } catch (error) {
+      if ((error as Error).message !== 'a filter failed') throw error
+      this.end()
+      return false
+    }
+  }
+
+  #advance (pieces: number): boolean {
+    const { reader } = this
+    for (;;) {
+      if (!this.#settle()) return false
+      this.#flushMarks()
+      const due = reader.takeGaps()
+      if (due !== undefined) for (const gap of due.gaps) this.#write(encodeEvent({ id: due.cursor, event: 'sse.gap', data: JSON.stringify(gap) }))
+      this.#prime()
+      if (this.blocked) return false
+      const step = reader.step()
+      if (this.#isClosed) return false // a filter closed it
+      if (step === undefined) break
+      if (step.frame !== undefined) this.#write(step.frame.body.toString())
+      if (--pieces === 0) return !this.blocked
+    }
+    if (reader.ended) this.end()
+    else if (this.#heartbeatDue || reader.owesCursor) this.#write(reader.freshCursor().body.toString())
+    return false
+  }
+
+  #settle (): boolean {
+    const settled = this.reader.settle()
+    if (settled) this.started = true
+    return settled
+  }
+
+  get #isClosed (): boolean { return this.state === 'closed' }
+
+  #prime (): void {
+    const prime = this.reader.takePrime()
+    if (prime !== undefined) this.#write(encodeCursor(prime))
+  }
+
+  #flushMarks (): void {
+    if (this.#marks.length === 0) return
+    this.#socket.push(...this.#marks)
+    this.#marks = []
+  }
+
+  /** It stands at the head, and has nothing to say. */
+  get rests (): boolean {
+    return this.state === 'open' && !this.blocked && this.#socket.length === 0 && this.#settle() && !this.reader.owesGaps && this.reader.position >= this.process.log.head
+  }
+
+  // The socket
+
+  #write (text: string): void {
+    this.#heartbeatDue = false
+    for (const block of text.split('\n\n')) if (block !== '') this.#socket.push(parse(block))
+    if (this.#socket.length > SOCKET) this.blocked = true
+    this.#pump()
+  }
+
+  #pump (): void {
+    if (this.#pumping) return
+    this.#pumping = true
+    const { world } = this.process
+    world.at(world.random() * (4 + this.#client.pace), () => {
+      this.#pumping = false
+      if (this.process.dead || this.#client.stream !== this) return
+      for (let n = world.int(1, 4); n > 0 && this.#client.stream === this;) {
+        const next = this.#socket.shift()
+        if (next === undefined) break
+        if (typeof next === 'function') {
+          next()
+          continue
+        }
+        n--
+        this.#client.receive(next)
+      }
+      if (this.#socket.length > 0) return this.#pump()
+      if (this.#ending) return this.#client.dropped(this)
+      this.blocked = false
+      if (this.state === 'open') this.process.stream(this)
+    })
+  }
+
+  /** The process ends it: what was written still arrives. */
+  end (): void {
+    if (this.state === 'closed') return
+    this.#close()
+    this.#ending = true
+    this.#pump()
+  }
+
+  /** The client has left, or the process died. */
+  gone (): void {
+    this.#close()
+    this.#client.dropped(this)
+  }
+
+  #close (): void {
+    if (this.state === 'closed') return
+    this.state = 'closed'
+    this.process.streams.delete(this)
+    this.reader.leave(this.reader.subscriptions.map(({ log }) => log.name))
+  }
+}
+
+function parse (text: string): Block {
+  const block: Record<string, string> = {}
+  for (const line of text.split('\n')) {
+    const at = line.indexOf(': ')
+    block[line.slice(0, at)] = line.slice(at + 2)
+  }
+  return { id: block['id'], event: block['event'], data: block['data'] }
+}
