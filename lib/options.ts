@@ -12,6 +12,7 @@ export const DEFAULT_STALL_TIMEOUT = 120_000
 export const DEFAULT_MAX_AGE = 0
 export const DEFAULT_DRAIN_RETRY: readonly [number, number] = [1_000, 5_000]
 export const DEFAULT_DRAIN_TIMEOUT = 5_000
+export const DEFAULT_DRAIN_FINISH = 5_000
 
 /** What bounds the history of a channel. */
 export interface ChannelHistory {
@@ -61,6 +62,8 @@ export interface RegistryOptions {
     retry?: readonly [number, number] | undefined
     /** Milliseconds to wait for their sockets before they are destroyed. @default 5_000 */
     timeout?: number | undefined
+    /** Milliseconds that sources of `reply.sse()` and `publishFrom()` may take to come to their end, before they are stopped; 0: at once. @default 5_000 */
+    finish?: number | undefined
   } | undefined
 }
 
@@ -92,7 +95,7 @@ export interface ResolvedOptions {
   readonly maxStreams: number
   readonly maxStreamsPerKey: number
   readonly streamKey: (request: FastifyRequest) => unknown
-  readonly drain: { readonly retry: readonly [number, number], readonly timeout: number }
+  readonly drain: { readonly retry: readonly [number, number], readonly timeout: number, readonly finish: number }
 }
 
 /**
@@ -102,7 +105,7 @@ export interface ResolvedOptions {
 export function resolveOptions (options: RegistryOptions): ResolvedOptions {
   checkNames('', options, OPTIONS)
   const history = group('history', options.history, ['maxEvents', 'maxAge', 'maxBytes', 'channel'])
-  const drain = group('drain', options.drain, ['retry', 'timeout'])
+  const drain = group('drain', options.drain, ['retry', 'timeout', 'finish'])
   return {
     history: {
       limits: {
@@ -126,7 +129,8 @@ export function resolveOptions (options: RegistryOptions): ResolvedOptions {
     streamKey: fn('streamKey', options.streamKey, (request: FastifyRequest) => request.ip),
     drain: {
       retry: retryRange(drain.retry),
-      timeout: duration('drain.timeout', drain.timeout, DEFAULT_DRAIN_TIMEOUT)
+      timeout: duration('drain.timeout', drain.timeout, DEFAULT_DRAIN_TIMEOUT),
+      finish: duration('drain.finish', drain.finish, DEFAULT_DRAIN_FINISH)
     }
   }
 }
@@ -145,7 +149,7 @@ export function channelLimits ({ limits, channel }: HistoryOptions, name: string
     error.cause = cause
     throw error
   }
-  if (own === undefined) return limits
+  if (checkAnswer('history.channel', own) === undefined) return limits
   const { maxEvents, maxAge, latest = false } = group<ChannelHistory & { latest?: boolean }>(`history.channel(${received(name)})`, own as object, ['maxEvents', 'maxAge', 'latest'])
   if (typeof latest !== 'boolean') throw new SSE_ERR_INVALID_OPTION('history.channel().latest', 'true or false', received(latest))
   return {
@@ -216,6 +220,27 @@ export function checkStreamOptions<O extends StreamOptions> (options: O): O {
   return checkStream(options, STREAM_OPTIONS)
 }
 
+/** Checks the options of `channel.end()`. @throws SSE_ERR_INVALID_OPTION */
+export function checkEndOptions<O extends { reason?: unknown }> (options: O): O {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, ['reason'])
+  if (options.reason !== undefined && typeof options.reason !== 'string') throw new SSE_ERR_INVALID_OPTION('reason', 'a string', received(options.reason))
+  return options
+}
+
+/** Checks the options of `channel.publishFrom()`. @throws SSE_ERR_INVALID_OPTION */
+export function checkPublishFromOptions<O extends { signal?: unknown, end?: unknown }> (options: O): O {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, ['signal', 'end'])
+  checkSignal(options.signal)
+  if (options.end !== undefined && typeof options.end !== 'boolean') throw new SSE_ERR_INVALID_OPTION('end', 'true or false', received(options.end))
+  return options
+}
+
+function checkSignal (signal: unknown): void {
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw new SSE_ERR_INVALID_OPTION('signal', 'an AbortSignal', received(signal))
+}
+
 /** Checks the options of a subscription. @throws SSE_ERR_INVALID_OPTION */
 export function checkSubscribeOptions<O extends StreamOptions> (options: O): O {
   return checkStream(options, SUBSCRIBE_OPTIONS)
@@ -230,7 +255,7 @@ function checkStream<O extends StreamOptions> (options: O, known: readonly strin
   fn('filter', filter as Function | undefined, () => true)
   retryTime('retry', retry, 0)
   duration('maxAge', maxAge, 0)
-  if (signal !== undefined && !(signal instanceof AbortSignal)) throw new SSE_ERR_INVALID_OPTION('signal', 'an AbortSignal', received(signal))
+  checkSignal(signal)
   return options
 }
 

@@ -66,7 +66,7 @@ const group = (name: 'history' | 'drain', byDefault: object): Rule => ({
 
 const LIMITS = { maxEvents: 10_000, maxAge: 600_000, latest: false }
 const HISTORY = { limits: LIMITS, maxBytes: 64 * 1024 * 1024, channel: undefined }
-const DRAIN = { retry: [1_000, 5_000], timeout: 5_000 }
+const DRAIN = { retry: [1_000, 5_000], timeout: 5_000, finish: 5_000 }
 
 const RULES: readonly Rule[] = [
   group('history', HISTORY),
@@ -105,7 +105,8 @@ const RULES: readonly Rule[] = [
       [[2, 1], '[2,1]'], [[-1, 1], '[-1,1]'], [[0.5, 1], '[0.5,1]'], [[1, '2'], '[1,"2"]'], [[1, Infinity], '[1,Infinity]'], [[NaN, 1], '[NaN,1]'],
       [[1n, 2n], '[1n,2n]'], [[null, 1], '[null,1]']]
   },
-  duration('drain.timeout', DRAIN.timeout, timeout => ({ drain: { timeout } }), ({ drain }) => drain.timeout)
+  duration('drain.timeout', DRAIN.timeout, timeout => ({ drain: { timeout } }), ({ drain }) => drain.timeout),
+  duration('drain.finish', DRAIN.finish, finish => ({ drain: { finish } }), ({ drain }) => drain.finish)
 ]
 
 function refusal (fn: () => unknown): { code?: string, statusCode?: number, message: string } {

@@ -1,8 +1,7 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
-import type { ChannelLog } from '../log/channel-log.ts'
+import type { ChannelLog, Member } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
 import type { Pieces } from '../stream/pieces.ts'
-import type { Stream } from '../stream/stream.ts'
 
 /** A stream is written so many pieces before the next one has its turn. */
 const PIECES_A_VISIT = 4
@@ -10,6 +9,16 @@ const PIECES_A_VISIT = 4
 const SLICE = 5
 /** So many quiet streams join a pass, besides as many as it has anyway. */
 const QUIET_A_PASS = 16
+
+/** What a pass moves forward. */
+export interface Mover extends Member {
+  /** It is on the ready list. */
+  ready: boolean
+  /** Where it stands, if it is in channels. */
+  readonly reader: { readonly position: number } | undefined
+  /** @returns whether it has more to write, and can */
+  advance (pieces: number): boolean
+}
 
 /**
  * The delivery pass: one walk over the streams that were ready when it began, moving each forward. Only a pass writes channel events.
@@ -19,27 +28,27 @@ export class Delivery {
   /** performance.now() at the last pass or sweep. */
   now = performance.now()
 
-  readonly #log: Log<Stream>
+  readonly #log: Log<Mover>
   readonly #pieces: Pieces
   /** A pass belongs to no request: without this it would run in the async context of whoever published first. */
   readonly #run = AsyncLocalStorage.snapshot()
   /** For the next pass. */
-  #streams: Stream[] = []
-  #channels = new Set<ChannelLog<Stream>>()
-  #quiet: Stream[] = []
+  #streams: Mover[] = []
+  #channels = new Set<ChannelLog<Mover>>()
+  #quiet: Mover[] = []
   /** The present pass: its streams, how many were visited, and the head at which it began. */
-  #pass: Stream[] = []
+  #pass: Mover[] = []
   #visited = 0
   #head = 0
   #scheduled = false
 
-  constructor (log: Log<Stream>, pieces: Pieces) {
+  constructor (log: Log<Mover>, pieces: Pieces) {
     this.#log = log
     this.#pieces = pieces
   }
 
   /** The next pass visits this stream. */
-  stream (stream: Stream): void {
+  stream (stream: Mover): void {
     if (stream.ready) return
     stream.ready = true
     this.#streams.push(stream)
@@ -47,14 +56,14 @@ export class Delivery {
   }
 
   /** The next pass visits all members. Marking the channel, not each of them, makes publishing cost the same for any number. */
-  channel (log: ChannelLog<Stream>): void {
+  channel (log: ChannelLog<Mover>): void {
     if (log.members.size === 0) return
     this.#channels.add(log)
     this.#schedule()
   }
 
   /** A heartbeat is due: one of the next passes visits the stream. Thousands can be due at once, and an event must not wait behind them. */
-  quiet (stream: Stream): void {
+  quiet (stream: Mover): void {
     this.#quiet.push(stream)
     this.#schedule()
   }
@@ -80,7 +89,7 @@ export class Delivery {
     this.#slice()
   }
 
-  #add (stream: Stream): void {
+  #add (stream: Mover): void {
     if (stream.ready) return
     stream.ready = true
     this.#pass.push(stream)
@@ -113,7 +122,7 @@ export class Delivery {
     return offered
   }
 
-  #visit (stream: Stream): void {
+  #visit (stream: Mover): void {
     stream.ready = false
     if (!stream.advance(PIECES_A_VISIT)) return
     // A stream that can take more stays in this pass until it has all that was there when it began.

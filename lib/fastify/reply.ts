@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { FastifyReply } from 'fastify'
 import { SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from '../errors.ts'
 import { checkAnswer, checkStreamOptions, isPlain } from '../options.ts'
@@ -34,7 +35,8 @@ export function open (registry: Registry, admission: Admission, reply: Reply, ar
       reply[kStream] = null
       throw error
     }
-    send(reply, stream)
+    if (source !== undefined && stream.reader !== undefined) sendWhenKnown(reply, stream)
+    else send(reply, stream)
     return driven ? stream : reply
   } catch (error) {
     discardSource(source)
@@ -59,6 +61,37 @@ function admit (registry: Registry, admission: Admission, reply: Reply, options:
   return stream
 }
 
+/** ms that a response waits for the backplane to say whether its channels have ended. */
+const PATIENCE = 1_000
+
+/** Channels that have all ended, with nothing more for this client: 204 stops a browser's EventSource for good (WHATWG HTML 9.2.3). */
+function sendWhenKnown (reply: FastifyReply, stream: Stream): void {
+  const answer = (nothing: boolean): void => {
+    if (!nothing || isGone(reply.raw)) return send(reply, stream)
+    stream.end('end')
+    reply.code(204).send()
+  }
+  const { nothingToCome } = stream
+  if (nothingToCome !== undefined) return answer(nothingToCome)
+  markSent(reply)
+  // What comes belongs to the request, as its onSend hooks do, and not to whoever moves streams.
+  const late = setTimeout(() => stream.stopAsking(), PATIENCE)
+  stream.whenKnown(AsyncResource.bind(nothing => {
+    clearTimeout(late)
+    unmark(reply)
+    answer(nothing)
+  }))
+}
+
+/** From here on the reply counts as sent for all that comes, but for the answer to an onSend hook that fails. */
+function markSent (reply: FastifyReply): void {
+  if (!reply.sent && !failed.has(reply)) Object.defineProperty(reply, 'sent', { value: true, configurable: true })
+}
+
+function unmark (reply: FastifyReply): void {
+  if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+}
+
 function send (reply: FastifyReply, stream: Stream): void {
   if (isGone(reply.raw)) {
     reply.hijack()
@@ -68,13 +101,13 @@ function send (reply: FastifyReply, stream: Stream): void {
   if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
   reply.header('x-accel-buffering', 'no')
   const carrier = new Carrier(stream, reply.raw, () => {
-    if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+    unmark(reply)
     reply.hijack()
   })
   reply.send(carrier)
   reply.send = sendNothingElse
   // onSend hooks are still running: the reply counts as sent for all that comes, but for the answer to a hook that fails.
-  if (stream.state === 'opening' && !reply.sent && !failed.has(reply)) Object.defineProperty(reply, 'sent', { value: true, configurable: true })
+  if (stream.state === 'opening') markSent(reply)
 }
 
 /** In place of `reply.send` on a reply with a stream: Fastify passes it what the handler returns, and would warn about that stream. */
@@ -94,7 +127,7 @@ export function onError (reply: Reply): void {
   failed.add(reply)
   const stream = reply[kStream]
   if (stream === null) return
-  if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+  unmark(reply)
   stream.end('error')
 }
 

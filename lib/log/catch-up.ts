@@ -112,10 +112,8 @@ export class CatchUp<M extends Member> {
     } else if (log.events === 0) {
       log.base = Math.min(log.base, last)
     }
-    const fresh = entries.filter(({ seq }) => seq > log.last)
-    const lacking = lost ? after + 1 : fresh[0]?.seq
-    if (lacking !== undefined) for (const member of log.members) member.lacked(log, lacking)
-    for (const entry of fresh) this.#push(log, this.#host.item(entry, now - entry.age))
+    for (const entry of entries) if (entry.seq > log.last) this.#push(log, this.#host.item(entry, now - entry.age))
+    for (const member of log.members) member.lacked(log, after)
     log.ended = ended
     if (log.last > this.#host.head) this.#ahead.add(log)
     this.#store.trim(log, now)

@@ -14,8 +14,8 @@ export interface Item extends Entry {
 
 /** What is told of a channel to those that are subscribed to it. */
 export interface Member {
-  /** From this entry on, some that the channel log lacked: whoever stands past it has missed it. */
-  lacked (log: ChannelLog<any>, seq: number): void
+  /** The channel log lacked what it has after this place, and what lies between there and `lostTo`: whoever was moved past some of that has missed it. */
+  lacked (log: ChannelLog<any>, after: number): void
   /** Nothing of before can be proved: go on at the head. */
   restarted (): void
 }

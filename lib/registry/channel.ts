@@ -1,10 +1,16 @@
 import { kRegistry, type Channel, type PublishEvent } from '../stream/channel.ts'
+import type { SseFeed } from '../stream/feed.ts'
 import type { StoredEvent } from '../wire/event.ts'
+
+export interface EndOptions { readonly reason?: string | undefined }
+export interface PublishFromOptions { readonly signal?: AbortSignal | undefined, readonly end?: boolean | undefined }
 
 /** What a handle asks of its registry. */
 export interface ChannelHost {
   size (name: string): number
-  publish (channel: string, event: any): Promise<string>
+  publish (channel: string, ...event: any[]): Promise<string>
+  end (channel: string, options?: EndOptions): Promise<string>
+  publishFrom (channel: string, source: SseFeed, options?: PublishFromOptions): Promise<string>
   recent (name: string, limit?: number): Promise<StoredEvent[]>
 }
 
@@ -20,7 +26,11 @@ export class ChannelHandle implements Channel {
 
   get size (): number { return this[kRegistry].size(this.name) }
 
-  publish (event: PublishEvent<any>): Promise<string> { return this[kRegistry].publish(this.name, event) }
+  publish (...event: [PublishEvent<any>]): Promise<string> { return this[kRegistry].publish(this.name, ...event) }
+
+  end (options?: EndOptions): Promise<string> { return this[kRegistry].end(this.name, options) }
+
+  publishFrom (source: SseFeed, options?: PublishFromOptions): Promise<string> { return this[kRegistry].publishFrom(this.name, source, options) }
 
   history (limit?: number): Promise<Array<StoredEvent<any>>> { return this[kRegistry].recent(this.name, limit) }
 }

@@ -1,18 +1,21 @@
 import { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { Delivery } from '../delivery/pass.ts'
+import { Delivery, type Mover } from '../delivery/pass.ts'
 import { Sweep } from '../delivery/sweep.ts'
-import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
-import type { Backplane, Entry } from '../log/backplane.ts'
+import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
+import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
-import { channelLimits, isThenable, type ResolvedOptions } from '../options.ts'
+import { channelLimits, checkEndOptions, checkPublishFromOptions, isThenable, type ResolvedOptions } from '../options.ts'
 import { kRegistry, isChannel, type Channel, type PublishEvent, type SseChannels } from '../stream/channel.ts'
+import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { SseStream } from '../stream/sse-stream.ts'
 import type { Stream, StreamEvents, StreamHost } from '../stream/stream.ts'
 import { checkFields, measureEvent, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
-import { ChannelHandle } from './channel.ts'
+import { ChannelHandle, type EndOptions, type PublishFromOptions } from './channel.ts'
+import { Publisher } from './publisher.ts'
 import { makeCounters, type SseStats } from './stats.ts'
+import { Watched } from './watched.ts'
 
 /** `fastify.sse`: the channels, the open streams and the history of one application. */
 export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
@@ -51,10 +54,12 @@ const ID = 'x'.repeat(24)
 export class Registry extends EventEmitter<SseRegistryEvents> implements StreamHost {
   readonly streams = new Set<Stream>()
   readonly options: ResolvedOptions
-  readonly log: Log<Stream>
+  readonly log: Log<Mover>
   readonly pieces: Pieces
   readonly sweep: Sweep<Stream>
   readonly counters = makeCounters()
+  /** Sources that are being published. */
+  readonly publishers = new Map<Publisher, Promise<string>>()
   /** From preClose on. */
   closing = false
 
@@ -62,6 +67,8 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   readonly #delivery: Delivery
   readonly #leave: (stream: Stream) => void
   #backplane: 'up' | 'down' = 'up'
+  /** publish() calls that failed while the backplane is down, and whose failure nobody handled. */
+  #unpublished = 0
   #closed = false
 
   /** @param leave called when a stream has closed */
@@ -72,7 +79,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     this.#leave = leave
     const { history } = options
     const clock = { now: () => performance.now(), after: (ms: number, call: () => void) => { setTimeout(call, ms).unref() } }
-    this.log = new Log<Stream>(backplane, {
+    this.log = new Log<Mover>(backplane, {
       maxBytes: history.maxBytes,
       limits: name => channelLimits(history, name),
       measure: entry => this.#measure(entry)
@@ -95,27 +102,67 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     return new ChannelHandle(checkName(name), this)
   }
 
-  publish (channels: unknown, event: SseEvent | string): Promise<string> {
+  /** @param more nothing: it is there for those who take publish() for emit() */
+  publish (channels: unknown, event: SseEvent | string, ...more: unknown[]): Promise<string> {
+    return this.logged(more.length === 0 ? this.append(channels, event) : Promise.reject(twoArguments(event, more[0])), 'publish failed')
+  }
+
+  /** As publish(), for those who see to its failure. */
+  async append (channels: unknown, event: SseEvent | string): Promise<string> {
+    if (this.#closed) throw new SSE_ERR_CLOSED('publish()')
+    const names = this.namesOf(channels)
+    const fields = this.checkEvent(event)
+    const extra = (['id', 'retry', 'comment'] as const).find(field => fields[field] !== undefined)
+    if (extra !== undefined) {
+      throw new SSE_ERR_INVALID_EVENT(extra, 'is not for publish(): ids are the log\'s, and retry and comment belong to one stream', received(fields[extra]))
+    }
+    const { event: type, data, serialized } = fields
+    if (data === undefined) throw new SSE_ERR_INVALID_EVENT('data', 'must be given: no client ever fires an event without data', received(undefined))
+    const cursor = await this.#append(names, { kind: 'event', event: type, data, serialized })
+    this.counters.published++
+    return cursor
+  }
+
+  end (name: string, options: EndOptions = {}): Promise<string> {
+    return this.logged(this.#end(name, options), 'end failed')
+  }
+
+  async #end (name: string, options: EndOptions): Promise<string> {
+    if (this.#closed) throw new SSE_ERR_CLOSED('end()')
+    const { reason = 'done' } = checkEndOptions(options)
+    return await this.#append([name], { kind: 'end', event: undefined, data: reason, serialized: false })
+  }
+
+  /** The call of the backplane comes before any wait: the order of the calls is the order of the log. */
+  #append (channels: readonly string[], fields: Pick<NewEntry, 'kind' | 'event' | 'data' | 'serialized'>): Promise<string> {
+    const { history, maxEventBytes } = this.options
+    const bytes = this.#measure({ channels, ...fields }) - measureEvent({ id: ID }) + 1
+    if (bytes > maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, maxEventBytes)
+    return this.log.append({ channels, ...fields, limits: channels.map(name => channelLimits(history, name)) })
+  }
+
+  publishFrom (name: string, source: SseFeed, options: PublishFromOptions = {}): Promise<string> {
+    return this.logged(this.#publishFrom(name, source, options), 'publishFrom failed')
+  }
+
+  async #publishFrom (name: string, source: SseFeed, options: PublishFromOptions): Promise<string> {
     try {
-      if (this.#closed) throw new SSE_ERR_CLOSED('publish()')
-      const names = this.namesOf(channels)
-      const fields = this.checkEvent(event)
-      const extra = (['id', 'retry', 'comment'] as const).find(field => fields[field] !== undefined)
-      if (extra !== undefined) {
-        throw new SSE_ERR_INVALID_EVENT(extra, 'is not for publish(): ids are the log\'s, and retry and comment belong to one stream', received(fields[extra]))
-      }
-      if (fields.data === undefined) throw new SSE_ERR_INVALID_EVENT('data', 'must be given: no client ever fires an event without data', received(undefined))
-      const { history } = this.options
-      const entry = { channels: names, kind: 'event' as const, event: fields.event, data: fields.data, serialized: fields.serialized }
-      const bytes = this.#measure(entry) - measureEvent({ id: ID }) + 1
-      if (bytes > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, this.options.maxEventBytes)
-      const published = this.log.append({ ...entry, limits: names.map(name => channelLimits(history, name)) })
-      return this.logged(published.then(cursor => {
-        this.counters.published++
-        return cursor
-      }), 'publish failed')
+      if (this.closing) throw new SSE_ERR_CLOSED('publishFrom()')
+      if (!isFeed(source)) throw new SSE_ERR_INVALID_SOURCE('publishFrom()', 'the source', 'an iterable or async iterable of events, a Readable or a web stream', received(source))
+      const { signal, end = true } = checkPublishFromOptions(options)
+      const publisher = new Publisher({ log: this.log, append: (name, event) => this.append(name, event), end: (name, reason) => this.#end(name, { reason }) }, name, end)
+      const abort = (): void => publisher.stop('aborted')
+      if (signal?.aborted === true) abort()
+      signal?.addEventListener('abort', abort, { once: true })
+      const running = publisher.run(source).finally(() => {
+        signal?.removeEventListener('abort', abort)
+        this.publishers.delete(publisher)
+      })
+      this.publishers.set(publisher, running)
+      return await running
     } catch (error) {
-      return this.logged(Promise.reject(error), 'publish failed')
+      discardFeed(source)
+      throw error
     }
   }
 
@@ -128,7 +175,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     let events = 0
     let members = 0
     for (const log of this.log.channels.values()) {
-      if (log.members.size > 0) members++
+      if (this.size(log.name) > 0) members++
       if (log.events > 0) channels++
       events += log.events
     }
@@ -145,7 +192,11 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   // What a handle calls
 
-  size (name: string): number { return this.log.channels.get(name)?.members.size ?? 0 }
+  size (name: string): number {
+    let size = this.log.channels.get(name)?.members.size ?? 0
+    if (size > 0) for (const publisher of this.publishers.keys()) if (publisher.name === name) size--
+    return size
+  }
 
   async recent (name: string, limit = Infinity): Promise<StoredEvent[]> {
     if (this.#closed) throw new SSE_ERR_CLOSED('history()')
@@ -171,7 +222,8 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     if (state === this.#backplane || this.#closed) return
     this.#backplane = state
     if (error === undefined) {
-      this.#logger.info('backplane is up')
+      this.#logger.info({ failed: this.#unpublished }, 'backplane is up')
+      this.#unpublished = 0
       this.announce('up')
     } else {
       this.#logger.warn({ err: error }, 'backplane is down')
@@ -220,10 +272,13 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     return bytes
   }
 
-  /** A failure that nobody awaits must not end the process, so it is logged here; whoever awaits the promise gets it too. */
+  /** A failure that nobody handles must not end the process, so it is logged. */
   logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger = this.#logger): Promise<T> {
-    promise.catch((err: unknown) => log.error({ err }, what))
-    return promise
+    return Watched.of(promise, err => {
+      // That the backplane is down was logged, and is not said again for each publish.
+      if (err instanceof SSE_ERR_BACKPLANE_DOWN && this.#backplane === 'down') this.#unpublished++
+      else log.error({ err }, what)
+    })
   }
 
   /** Emits, and logs a listener that throws or rejects: it must not break a pass, or end the process. */
@@ -237,6 +292,10 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
       }
     }
   }
+}
+
+function twoArguments (first: unknown, second: unknown): Error {
+  return new SSE_ERR_INVALID_EVENT('event', 'must be one object or string: write publish({ event: name, data })', `${received(first)} and ${received(second)}`)
 }
 
 function checkName (name: unknown): string {

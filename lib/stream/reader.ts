@@ -239,10 +239,14 @@ export class Reader<M extends Member> {
   }
 
   /** See `Member.lacked`. */
-  lacked (log: ChannelLog, seq: number): void {
+  lacked (log: ChannelLog, after: number): void {
     const subscription = this.subscriptions.find(subscription => subscription.log === log as unknown)
-    if (subscription?.resume !== undefined || subscription === undefined || this.position < seq) return
-    this.#addGap('reset', log)
+    if (subscription === undefined || subscription.resume !== undefined) return
+    // What its client had before, from a faster process, is not missed.
+    const from = Math.max(after, subscription.from)
+    const index = log.after(from)
+    const lacked = log.lostTo > from ? from + 1 : index < log.events ? log.at(index).seq : Infinity
+    if (lacked <= this.position) this.#addGap('reset', log)
   }
 
   /** See `Member.restarted`. */

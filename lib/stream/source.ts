@@ -16,7 +16,7 @@ export type SseSource =
 /** @throws SSE_ERR_INVALID_SOURCE */
 export function checkSource (source: unknown): asserts source is SseSource {
   if (isChannel(source) || typeof source === 'function' || isFeed(source)) return
-  throw new SSE_ERR_INVALID_SOURCE('the source', 'a channel, channels, an iterable or async iterable of events, a Readable, a web stream or a function', received(source))
+  throw new SSE_ERR_INVALID_SOURCE('reply.sse()', 'the source', 'a channel, channels, an iterable or async iterable of events, a Readable, a web stream or a function', received(source))
 }
 
 /** Channels are joined now, so that nothing is missed while onSend hooks run; anything else starts when the stream opens. */
@@ -45,6 +45,7 @@ async function run (stream: Stream, source: Exclude<SseSource, Channel | readonl
     discardFeed(result)
   }
   if (stream.channels.size === 0) stream.end('end')
+  else stream.fed()
 }
 
 async function read (stream: Stream, source: SseFeed): Promise<void> {

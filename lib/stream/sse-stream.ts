@@ -60,7 +60,7 @@ export interface SseStream {
    * the head, unless the call says `lastEventId`.
    * @throws SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION
    */
-  subscribe<Events> (channel: ChannelOrName<Events> | ReadonlyArray<ChannelOrName<Events>>, options?: SubscribeOptions<StoredEventOf<Events>>): this
+  subscribe<Events = any> (channel: ChannelOrName<Events> | ReadonlyArray<ChannelOrName<Events>>, options?: SubscribeOptions<StoredEventOf<Events>>): this
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this
   /**
    * Ends the stream, after its own events that wait. Resolves when the response is done; a second call does nothing more.

@@ -40,7 +40,7 @@ export interface StreamCounters {
 /** What a stream asks of those who keep it. */
 export interface StreamHost {
   readonly options: ResolvedOptions
-  readonly log: Log<Stream>
+  readonly log: Log<any>
   readonly pieces: Pieces
   readonly counters: StreamCounters
   /** From preClose on. */
@@ -111,8 +111,11 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** The next pass sends a heartbeat, if it has nothing else to send. */
   #heartbeatDue = false
   #reason: CloseReason | undefined
+  /** Its source is not through. */
+  feeding = false
   #startSource: (() => void) | undefined
   #stopSource: (() => void) | undefined
+  #known: ((nothing: boolean) => void) | undefined
   #abort: AbortController | undefined
   #closed: Deferred<CloseReason> | undefined
   #room: Deferred<boolean> | undefined
@@ -238,7 +241,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     for (const channel of names) this.#host.announce('unsubscribe', { channel, stream: this })
   }
 
-  lacked (log: ChannelLog, seq: number): void { this.reader?.lacked(log, seq) }
+  lacked (log: ChannelLog, after: number): void { this.reader?.lacked(log, after) }
 
   restarted (): void { this.reader?.restarted() }
 
@@ -268,6 +271,7 @@ export class Stream implements SseStream, Member, OutletOwner {
    * @returns whether there is more to write now
    */
   advance (pieces: number): boolean {
+    if (this.#known !== undefined) this.#learn()
     if (this.state !== 'open' || this.blocked) return false
     try {
       return this.#advance(pieces)
@@ -305,7 +309,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       if (--pieces === 0) return !this.blocked
     }
     const { reader } = this
-    if (reader!.ended) this.end('end')
+    if (reader!.ended && !this.feeding) this.end('end')
     else if (this.#heartbeatDue || reader!.owesCursor) this.#write(reader!.freshCursor())
     return false
   }
@@ -369,6 +373,40 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** @param start called when the stream opens */
   onOpen (start: () => void): void {
     this.#startSource = start
+    this.feeding = true
+  }
+
+  /** Its source is through: it lives on by its channels. */
+  fed (): void {
+    this.feeding = false
+    this.#host.ready(this)
+  }
+
+  /** All of its channels have ended, and have nothing more for this client; undefined while that is not known. */
+  get nothingToCome (): boolean | undefined {
+    const { reader } = this
+    if (this.state === 'closed') return false
+    return reader?.settle() === true ? !reader.owesGaps && reader.ended : undefined
+  }
+
+  /** Calls back once, when `nothingToCome` is known. */
+  whenKnown (known: (nothing: boolean) => void): void {
+    this.#known = known
+    this.#learn()
+  }
+
+  /** Calls back now: the answer takes too long. */
+  stopAsking (): void {
+    this.#known?.(false)
+    this.#known = undefined
+  }
+
+  #learn (): void {
+    const { nothingToCome } = this
+    if (nothingToCome === undefined || this.#known === undefined) return
+    const known = this.#known
+    this.#known = undefined
+    known(nothingToCome)
   }
 
   /** @param stop called when the stream closes, at once if it is closed */
@@ -454,6 +492,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (retry !== undefined) this.#own.add(encodeRetry(retry))
     if (outlet !== undefined) this.#endResponse(outlet, reason)
     this.#stopSource?.()
+    this.#learn()
     this.#startSource = this.#stopSource = undefined
     this.#room?.resolve(false)
     this.#closed?.resolve(reason)

@@ -2,13 +2,13 @@ import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import { isRetry } from '../options.ts'
 
 /**
- * One event as a client receives it (WHATWG HTML 9.2.5, "Parsing an event stream"). At least one field must be given.
- * `undefined` is the same as leaving a field out; `''`, `0`, `false` and `null` are values.
+ * One event as a client receives it (WHATWG HTML 9.2.5, "Parsing an event stream"). At least one of `data`, `id`, `retry` and `comment`
+ * must be given; without `data` nothing fires. `undefined` is the same as leaving a field out; `''`, `0`, `false` and `null` are values.
  */
 export interface SseEvent<Data = unknown> {
   /** A string is sent as it is; anything else goes through the `serialize` option, JSON by default. */
   data?: Data
-  /** The type that `addEventListener` takes; without it browsers fire `message`. No CR or LF. */
+  /** The type that `addEventListener` takes; without it browsers fire `message`. No CR or LF. Only with `data`. */
   event?: string
   /** The client's new last event ID; `''` resets it. No CR, LF or NUL. */
   id?: string
@@ -99,13 +99,16 @@ export function checkFields (event: SseEvent | string, serialize: (data: unknown
   if (typeof event !== 'object' || event === null) throw new SSE_ERR_INVALID_EVENT('event', 'must be an object or a string', received(event))
   const { id, event: name, retry, comment, data } = event
   if (id === undefined && name === undefined && retry === undefined && comment === undefined && data === undefined) {
-    throw new SSE_ERR_INVALID_EVENT('event', 'must have one of data, event, id, retry and comment', received(event))
+    throw new SSE_ERR_INVALID_EVENT('event', 'must have one of data, id, retry and comment', received(event))
   }
   if (id !== undefined && (typeof id !== 'string' || /[\r\n\0]/.test(id))) {
     throw new SSE_ERR_INVALID_EVENT('id', 'must be a string without CR, LF and NUL', received(id))
   }
   if (name !== undefined && (typeof name !== 'string' || HAS_LINE_END.test(name))) {
     throw new SSE_ERR_INVALID_EVENT('event', 'must be a string without CR and LF', received(name))
+  }
+  if (name !== undefined && data === undefined) {
+    throw new SSE_ERR_INVALID_EVENT('data', `must be given with the name ${received(name)}: no client ever fires an event without data, so write "data: ''" or "data: null"`, received(data))
   }
   if (retry !== undefined && !isRetry(retry)) {
     throw new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))

@@ -52,7 +52,7 @@ t.test('it looks ten times within a limit that is short, and not more often than
     const one = swept(limit)
     sweep.add(one)
     t.same(periods(), [period], `a limit of ${limit} ms`)
-    sweep.delete(one)
+    sweep.stop()
   }
 })
 

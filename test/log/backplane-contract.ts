@@ -104,7 +104,7 @@ async function promises (t: Test, make: (t: Test) => Log | Promise<Log>): Promis
   /** A backplane that hears what the tests of one process publish. */
   async function fresh (t: Test): Promise<[Backplane, Recorder]> {
     const [backplane, receiver] = await opened(t, await make(t))
-    if ('watch' in backplane) await backplane.watch(['news', 'other'])
+    await (backplane as Partial<SharedBackplane>).watch?.(['news', 'other'])
     return [backplane, receiver]
   }
 
@@ -343,7 +343,7 @@ async function sharedPromises (t: Test, make: (t: Test) => Log | Promise<Log>): 
 
   await t.test('what was kept and is not any more: floor says so, and what is above it is there', async t => {
     const [[first]] = await several(t, 1) as [[SharedBackplane, Recorder]]
-    const cursors = []
+    const cursors: string[] = []
     for (let i = 0; i < 40; i++) cursors.push(await first.append(entry(String(i), { limits: { maxEvents: 10 } })))
     const all = await first.read('news', seqOf(cursors[0]!))
     const missing = 40 - all.entries.length

@@ -11,7 +11,7 @@ t.test('an entry is heard before append() returns, so what is published in a tur
   await backplane.open(receiver)
   const appended = backplane.append(entry('a'))
   t.same(receiver.data, ['a'])
-  const [{ life, seq }] = receiver.entries as [{ life: string, seq: number }]
+  const { life, seq } = receiver.entries[0]!
   t.same(parseCursor(await appended), { life, seq })
 })
 

@@ -46,8 +46,8 @@ export class Trial {
     return trial
   }
 
-  async publish ({ backplane }: Process, channels = this.#some()): Promise<void> {
-    const text = `${++this.#n}`
+  async publish ({ backplane }: Process, channels = this.#some(), padding = ''): Promise<void> {
+    const text = `${++this.#n}${padding}`
     const sent = performance.now()
     try {
       const cursor = await backplane.append(entry(text, { channels }))
@@ -62,8 +62,8 @@ export class Trial {
     return this.#n % 5 === 0 ? [first, CHANNELS[(this.#n + 1) % 3]!] : [first]
   }
 
-  async many (process: Process, n: number): Promise<void> {
-    for (let i = 0; i < n; i += 500) await Promise.all(Array.from({ length: Math.min(500, n - i) }, () => this.publish(process)))
+  async many (process: Process, n: number, padding = ''): Promise<void> {
+    for (let i = 0; i < n; i += 500) await Promise.all(Array.from({ length: Math.min(500, n - i) }, () => this.publish(process, undefined, padding)))
   }
 
   /** Everybody publishes, all the time, until rest(). */
@@ -119,7 +119,8 @@ export class Trial {
   /** One line for a table. */
   get row (): string {
     const stories = this.processes.map(({ follower }) => follower.story.join(' ').replaceAll('broken mended', 'BM').replaceAll('broken restarted', 'BR'))
-    const behind = this.published.filter(({ text, channels }) => this.processes.some(({ follower }) => channels.some(name => !follower.channels.get(name)!.items.some(item => 'entry' in item && item.entry.data === text)))).length
+    const texts = this.processes.map(({ follower }) => new Map([...follower.channels].map(([name, { items }]) => [name, new Set(items.map(item => 'entry' in item ? item.entry.data : ''))])))
+    const behind = this.published.filter(({ text, channels }) => texts.some(of => channels.some(name => of.get(name)?.has(text) === false))).length
     return `acknowledged ${this.published.length}, rejected ${this.rejected.length}, behind a gap ${behind}; ${stories.join(' | ')}`
   }
 }

@@ -18,6 +18,8 @@ export interface Habits {
   readonly rejoin: boolean
   /** Its filters do everything that a handler may do. */
   readonly busyFilters: boolean
+  /** Only the newest entry of the channel counts. */
+  readonly isLatest: (channel: string) => boolean
   readonly processes: () => readonly Process[]
   readonly publish: (process: Process, channels: readonly string[]) => void
   /** What a new subscription could be sent of the past, oldest first: uids. */
@@ -45,7 +47,6 @@ export class Client {
   #names: Set<string>
   #ids: string[] = []
   readonly #rewind: number | undefined
-  #off = false
 
   constructor (world: World, truth: Truth, habits: Habits, sessions: Session[]) {
     this.#world = world
@@ -77,7 +78,7 @@ export class Client {
 
   #connectLater (): void {
     this.#world.at(this.#world.int(1, 300), () => {
-      if (this.stream === undefined && !this.#off) this.#connect()
+      if (this.stream === undefined) this.#connect()
     })
   }
 
@@ -127,11 +128,19 @@ export class Client {
     this.#world.at(this.#world.chance(0.5) ? 0 : this.#world.int(1, 100), () => stream.gone())
   }
 
-  /** It never comes back. */
-  quit (): void {
-    this.#off = true
-    this.#leave()
-    this.session.finish(this.id)
+  /** Its stream has nothing more to say. */
+  get rests (): boolean { return this.stream?.rests === true }
+
+  /** All of its channels have ended, so that no stream of it lasts. */
+  isThrough (ended: ReadonlySet<string>): boolean {
+    return [...this.#names].every(name => ended.has(name))
+  }
+
+  get state (): string {
+    const { stream, session } = this
+    if (stream === undefined) return `C${session.number} without a stream`
+    const { subscriptions, position } = stream.reader
+    return `C${session.number} ${stream.state}${stream.blocked ? ' blocked' : ''} at ${position} of ${stream.process.log.head} in ${subscriptions.map(({ log }) => log.name + (log.current ? '' : '?')).join()}`
   }
 
   // Receiving
@@ -197,7 +206,7 @@ export class Client {
       return stream.subscribe([name], join)
     }
     const span = this.#span(stream.process, name, null, session.cursorOfStream !== null)
-    if (this.#rewind !== undefined) session.goesBack()
+    if (this.#rewind !== undefined || this.#habits.isLatest(name)) session.goesBack()
     stream.subscribe([name], join, () => session.arrived(span))
   }
 

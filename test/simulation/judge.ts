@@ -11,6 +11,8 @@ export interface Law {
   readonly due: boolean
   /** The end of what can be proved is that of the present life. */
   readonly isLost: (order: number) => boolean
+  /** Only the newest entry of the channel counts. */
+  readonly isLatest: (channel: string) => boolean
 }
 
 export interface Verdict {
@@ -61,7 +63,7 @@ function judgeOrder (session: Session, verdict: Verdict): void {
       // Through whichever channel it came: one for which it is new is enough.
       if (!mine.some(channel => order > (highest.get(channel) ?? -1))) verdict.complaints.push(`${seen.has(uid) ? 'repeated' : 'disorder'} C${number} ${mine.join()} ${seq}`)
       if (order < newest) verdict.complaints.push(`merge C${number} ${seq}`)
-      if (!mine.some(channel => session.client.accepts(channel, uid))) verdict.complaints.push(`unwanted C${number} ${seq}`)
+      if (item.fact.kind === 'event' && !mine.some(channel => session.client.accepts(channel, uid))) verdict.complaints.push(`unwanted C${number} ${seq}`)
       for (const channel of mine) highest.set(channel, Math.max(order, highest.get(channel) ?? -1))
       newest = order
       seen.add(uid)
@@ -77,28 +79,34 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   const first = new Map<number, number>()
   items.forEach((item, i) => { if (item.type === 'entry' && !first.has(item.fact.uid)) first.set(item.fact.uid, i) })
   const inSpan = (item: Item): boolean => item.time <= span.ended
+  if (law.isLatest(channel) && items.some(item => item.type === 'gap')) verdict.complaints.push(`values ${name}: a gap`)
   verdict.gaps += items.filter(item => item.type === 'gap' && inSpan(item)).length
-  if (span.gapDue && items.length > 0 && inSpan(items[0]!) && items[0]!.type !== 'gap' && span.end === Infinity) verdict.complaints.push(`nogap ${name}`)
+  if (span.gapDue && !law.isLatest(channel) && items.length > 0 && inSpan(items[0]!) && items[0]!.type !== 'gap' && span.end === Infinity) verdict.complaints.push(`nogap ${name}`)
   /** When the newest entry at the start was written: what was lost before that was lost before the client came. */
   const life = truth.indexOf(span.start)
   let started = -1
   for (const { order, executed } of facts) if (order <= span.start && truth.indexOf(order) === life) started = Math.max(started, executed)
   const others = new Set(session.spans.map(({ channel }) => channel))
+  /** Through another channel it came already, and is not repeated. */
+  const cameElsewhere = (fact: Fact): boolean => fact.channels.some(other => other !== channel && others.has(other)) && session.items.some(item => item.type === 'entry' && item.fact === fact)
   const used = new Set<number>()
+  const newest = law.isLatest(channel) ? facts.findLast(fact => fact.acknowledged && fact.channels.includes(channel)) : undefined
 
   for (const fact of facts) {
+    if (law.isLatest(channel) && (fact !== newest || span.end < Infinity)) continue
     if (!fact.acknowledged || fact.order <= span.start || fact.order > span.end || fact.executed > span.ended) continue
     if (!fact.channels.includes(channel) || !session.client.accepts(channel, fact.uid) || first.has(fact.uid)) continue
     if (!fact.kept && fact.executed < (session.cursor !== null ? started : span.began)) continue
-    // Through another channel it came already, and is not repeated.
-    if (fact.channels.some(other => other !== channel && others.has(other)) && session.items.some(item => item.type === 'entry' && item.fact === fact)) continue
+    if (cameElsewhere(fact)) continue
     const isAt = (i: number): boolean => { const item = items[i]!; return item.type === 'entry' && first.get(item.fact.uid) === i }
+    // What came through another channel does not say where this one stood.
+    const isOwn = ({ channels }: Fact): boolean => !channels.some(other => other !== channel && others.has(other))
     let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i))
     if (end < 0) end = items.length
     let from = -1
     for (let i = 0; i < end; i++) {
       const item = items[i]!
-      if (item.type === 'entry' && isAt(i) && item.fact.order < fact.order) from = i
+      if (item.type === 'entry' && isAt(i) && item.fact.order < fact.order && isOwn(item.fact)) from = i
     }
     const inPlace = items.findIndex((item, i) => item.type === 'gap' && item.time >= fact.executed && i > from && i < end)
     const before = items.findIndex((item, i) => item.type === 'gap' && item.time >= fact.executed && i < end)
@@ -122,21 +130,21 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   items.forEach((item, i) => {
     if (item.type !== 'gap' || used.has(i) || !inSpan(item)) return
     verdict.falseGaps++
-    if (!law.gaps && !(item.gap.reason === 'unknown' && (span.gapDue || i > 0))) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
+    if (!law.gaps && !(item.gap.reason === 'unknown' && span.gapDue)) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
   })
-  if (law.due && span.due !== undefined) judgeDue(session, span, facts, first, verdict)
+  if (law.due && span.due !== undefined) judgeDue(session, span, facts, fact => first.has(fact.uid) || cameElsewhere(fact), verdict)
 }
 
 /** Of what was kept, the newest come: at least so many as were asked for, or as many as there were. */
-function judgeDue (session: Session, span: Span, facts: readonly Fact[], first: ReadonlyMap<number, number>, verdict: Verdict): void {
+function judgeDue (session: Session, span: Span, facts: readonly Fact[], came: (fact: Fact) => boolean, verdict: Verdict): void {
   const { channel, due } = span
   if (span.settled > span.ended) return
   const known = new Map(facts.map(fact => [fact.uid, fact]))
   let missing = -1
   for (const uid of due!) {
     const fact = known.get(uid)!
-    if (!first.has(uid) && session.client.accepts(channel, uid) && fact.order <= (span.end === Infinity ? Infinity : span.end)) missing = Math.max(missing, fact.order)
+    if (!came(fact) && session.client.accepts(channel, uid) && fact.order <= (span.end === Infinity ? Infinity : span.end)) missing = Math.max(missing, fact.order)
   }
-  const came = facts.filter(({ order, channels, executed }) => order > missing && channels.includes(channel) && executed <= span.settled).length
-  if (came < due!.length) verdict.complaints.push(`due C${session.number} ${channel}: ${came} of ${due!.length}`)
+  const count = facts.filter(({ order, channels, executed }) => order > missing && channels.includes(channel) && executed <= span.settled).length
+  if (count < due!.length) verdict.complaints.push(`due C${session.number} ${channel}: ${count} of ${due!.length}`)
 }

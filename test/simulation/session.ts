@@ -42,9 +42,10 @@ export class Session {
   readonly complaints: string[] = []
   /** The cursor that its present connection came with. */
   cursorOfStream: string | null = null
-  /** The order of the last cursor, and of the newest that it got. */
+  /** The order of the last cursor. */
   place: number
-  reached = -1
+  /** The order of the newest entry that it got. */
+  newest = -1
   ended: number | undefined
 
   readonly #world: World
@@ -117,7 +118,6 @@ export class Session {
     if (order < this.place && !this.#wentBack && !isGap) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)
     if (order < 0) this.complaints.push(`cursor C${this.number} ${id} is of no life`)
     this.place = order
-    this.reached = Math.max(this.reached, order)
     this.#world.tell(`C${this.number}`, 'id', id)
   }
 
@@ -130,6 +130,7 @@ export class Session {
     const fact = this.#truth.facts.get(uid)
     if (fact === undefined) return void this.complaints.push(`invented C${this.number} ${uid}`)
     this.items.push({ type: 'entry', time: this.#world.now, fact })
+    this.newest = Math.max(this.newest, fact.order)
     this.#world.tell(`C${this.number}`, 'got', [fact.life, fact.seq, fact.channels])
   }
 }

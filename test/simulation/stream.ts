@@ -61,7 +61,7 @@ export class Stream implements Member {
     this.reader.leave(names)
   }
 
-  lacked (log: ChannelLog<any>, seq: number): void { this.reader.lacked(log, seq) }
+  lacked (log: ChannelLog<any>, after: number): void { this.reader.lacked(log, after) }
   restarted (): void { this.reader.restarted() }
 
   sweep (): void {
@@ -120,9 +120,11 @@ export class Stream implements Member {
     this.#marks = []
   }
 
-  /** It stands at the head, and has nothing to say. */
+  /** It has nothing more to say, and all that it said has arrived. */
   get rests (): boolean {
-    return this.state === 'open' && !this.blocked && this.#socket.length === 0 && this.#settle() && !this.reader.owesGaps && this.reader.position >= this.process.log.head
+    const { reader } = this
+    if (this.state !== 'open' || this.#socket.length > 0 || !this.#settle() || reader.owesGaps) return false
+    return reader.subscriptions.every(({ log, from }) => log.after(Math.max(from, reader.position)) === log.events)
   }
 
   // The socket

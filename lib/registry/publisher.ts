@@ -1,0 +1,134 @@
+import type { Log } from '../log/log.ts'
+import type { Mover } from '../delivery/pass.ts'
+import { feed, type SseFeed } from '../stream/feed.ts'
+import { SSE_ERR_CHANNEL_ENDED } from '../errors.ts'
+import type { SseEvent } from '../wire/event.ts'
+
+/** Events of one source that are published and not acknowledged yet, at most. */
+const IN_FLIGHT = 64
+
+/** What a publisher asks of its registry. */
+export interface PublisherHost {
+  readonly log: Log<Mover>
+  append (name: string, event: SseEvent | string): Promise<string>
+  end (name: string, reason: string): Promise<string>
+}
+
+/** Publishes a source to a channel, whoever listens, until it is through, somebody else ends the channel, or it is told to stop. */
+export class Publisher implements Mover {
+  ready = false
+  readonly reader = undefined
+
+  readonly #host: PublisherHost
+  readonly name: string
+  readonly #ends: boolean
+  readonly #inFlight = new Set<Promise<void>>()
+  #stopSource: (() => void) | undefined
+  /** Why it stopped before the source was through, or undefined. */
+  #stopped: { readonly reason: string, readonly byOther: boolean } | undefined
+  #tell!: () => void
+  /** Resolves when it stops before the source is through. */
+  readonly #told = new Promise<void>(resolve => { this.#tell = resolve })
+  #error: { readonly cause: unknown } | undefined
+
+  /** @param ends the channel ends with the source */
+  constructor (host: PublisherHost, name: string, ends: boolean) {
+    this.#host = host
+    this.name = name
+    this.#ends = ends
+  }
+
+  /** Resolves with the reason of the end once the end is in the log; rejects with what the source throws, or what cannot be published. */
+  async run (source: SseFeed): Promise<string> {
+    const { log } = this.#host
+    const channel = log.join(this.name, this)
+    this.#look()
+    const publisher = this
+    const fed = feed(source, {
+      get done () { return publisher.#done },
+      take: event => this.#take(event),
+      onStop: stop => {
+        if (this.#done) stop()
+        else this.#stopSource = stop
+      }
+    })
+    try {
+      // A source that was told to stop may never answer.
+      await Promise.race([fed, this.#told])
+      fed.catch(() => {})
+      await Promise.all(this.#inFlight)
+    } catch (cause) {
+      this.#fail(cause)
+    } finally {
+      log.leave(channel, this)
+    }
+    return await this.#finish()
+  }
+
+  async #finish (): Promise<string> {
+    if (this.#stopped !== undefined) {
+      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.name, this.#stopped.reason)
+      return this.#stopped.reason
+    }
+    if (this.#error !== undefined) {
+      // The text of the error is nobody else's business. Where the backplane is away the readers cannot be told.
+      if (this.#ends) await this.#host.end(this.name, 'error').catch(() => {})
+      throw this.#error.cause
+    }
+    if (this.#ends) await this.#host.end(this.name, 'done')
+    return 'done'
+  }
+
+  /** Stops the source at once, although it may wait for something. */
+  stop (reason: string, byOther = false): void {
+    if (this.#done) return
+    this.#stopped = { reason, byOther }
+    this.#quit()
+  }
+
+  #fail (cause: unknown): void {
+    if (this.#done) return
+    this.#error = { cause }
+    this.#quit()
+  }
+
+  #quit (): void {
+    this.#stopSource?.()
+    this.#tell()
+  }
+
+  get #done (): boolean { return this.#stopped !== undefined || this.#error !== undefined }
+
+  /** Several are in flight: the order of the calls is that of the log. */
+  async #take (event: SseEvent | string): Promise<void> {
+    const publishing: Promise<void> = this.#host.append(this.name, event)
+      .then(() => {}, async error => {
+        if (error instanceof SSE_ERR_CHANNEL_ENDED) this.stop(await this.#reason(), true)
+        else this.#fail(error)
+      })
+      .finally(() => this.#inFlight.delete(publishing))
+    this.#inFlight.add(publishing)
+    if (this.#inFlight.size >= IN_FLIGHT) await Promise.race(this.#inFlight)
+  }
+
+  /** Why the channel has ended. */
+  async #reason (): Promise<string> {
+    const newest = (await this.#host.log.kept(this.name, 1).catch(() => [])).at(-1)
+    return newest?.kind === 'end' ? newest.data : 'ended'
+  }
+
+  #look (): void {
+    const log = this.#host.log.channels.get(this.name)
+    if (log?.ended === true) this.stop(log.newest?.kind === 'end' ? log.newest.data : 'ended', true)
+  }
+
+  // As a member of the channel, it hears of the end
+
+  advance (): boolean {
+    this.#look()
+    return false
+  }
+
+  lacked (): void {}
+  restarted (): void {}
+}
