@@ -35,8 +35,8 @@ export function open (registry: Registry, admission: Admission, reply: Reply, ar
       reply[kStream] = null
       throw error
     }
-    if (source !== undefined && stream.reader !== undefined) sendWhenKnown(reply, stream)
-    else send(reply, stream)
+    if (source !== undefined && stream.reader !== undefined) sendWhenKnown(registry, reply, stream)
+    else send(registry, reply, stream)
     return driven ? stream : reply
   } catch (error) {
     discardSource(source)
@@ -65,9 +65,9 @@ function admit (registry: Registry, admission: Admission, reply: Reply, options:
 const PATIENCE = 1_000
 
 /** Channels that have all ended, with nothing more for this client: 204 stops a browser's EventSource for good (WHATWG HTML 9.2.3). */
-function sendWhenKnown (reply: FastifyReply, stream: Stream): void {
+function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream): void {
   const answer = (nothing: boolean): void => {
-    if (!nothing || isGone(reply.raw)) return send(reply, stream)
+    if (!nothing || isGone(reply.raw)) return send(registry, reply, stream)
     stream.end('end')
     reply.code(204).send()
   }
@@ -92,7 +92,7 @@ function unmark (reply: FastifyReply): void {
   if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
 }
 
-function send (reply: FastifyReply, stream: Stream): void {
+function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply, stream: Stream): void {
   if (isGone(reply.raw)) {
     reply.hijack()
     return
@@ -100,6 +100,8 @@ function send (reply: FastifyReply, stream: Stream): void {
   reply.header('content-type', 'text/event-stream')
   if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
   reply.header('x-accel-buffering', 'no')
+  // A client that hears nothing for much longer knows that its connection is dead.
+  if (heartbeatInterval > 0) reply.header('sse-heartbeat', heartbeatInterval)
   const carrier = new Carrier(stream, reply.raw, () => {
     unmark(reply)
     reply.hijack()

@@ -102,8 +102,8 @@ class RedisBackplane implements SharedBackplane {
       const answer = await adding.finally(() => this.#adding.delete(adding))
       const state = lives.state(answer.life)
       if (state !== 'present') this.#replace(pair, new Error('another life of the log has begun'))
-      // Of a life that has ended, an answer is no acknowledgement; '' has done nothing.
-      if (state === 'ended' || answer.life === '') throw new Error('the log has gone on without this connection')
+      // Of a life that has ended, an answer is no acknowledgement.
+      if (state === 'ended') throw new Error('the log has gone on without this connection')
       if ('ended' in answer) throw new SSE_ERR_CHANNEL_ENDED(entry.channels[answer.ended]!)
       if ('first' in answer) return formatCursor(lives.of(answer.first) ?? answer.life, answer.first)
       lives.see(answer)

@@ -165,15 +165,19 @@ export class Pair {
     return /maxmemory:0\s/.test(info) ? undefined : /maxmemory_policy:(\S+)/.exec(info)?.[1]
   }
 
-  async #run (name: keyof typeof SCRIPTS, streams: string[], args: string[]): Promise<unknown> {
+  async #run (name: keyof typeof SCRIPTS, streams: string[], args: string[]): Promise<unknown[]> {
     const keys = [this.#key, this.#key + ':last', ...streams]
     try {
-      return await this.#commands.send(['EVALSHA', this.#hash[name]!, String(keys.length), ...keys, ...args])
+      const answer = await this.#commands.send(['EVALSHA', this.#hash[name]!, String(keys.length), ...keys, ...args]) as unknown[]
+      if (answer[0] !== '') return answer
     } catch (error) {
       // What is wrong with the server, and not with this one command: what is sent behind it could overtake. A new pair may find a better one.
       if (/^(NOSCRIPT|READONLY|LOADING|MASTERDOWN|NOAUTH)/.test((error as Error).message)) this.end(error as Error)
       throw error
     }
+    const error = new Error('the server is not what it was when we came')
+    this.end(error)
+    throw error
   }
 }
 
