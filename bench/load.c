@@ -7,12 +7,19 @@
  *   open <count> <first> <mod> <channels> <step> <stalled>
  *       streams k = 0..count-1, each of that many channels, from first + k % mod * channels on. Answers when all have a
  *       response. step: by how much the sequence number grows from one event of a stream to its next, 0: not evenly.
- *       stalled 1: never read again
+ *       stalled 1: not read any more; 2: nor has its socket much room
+ *   resume              reads stalled streams again
+ *   atonce <n>          how many may wait for their response at once; 200
+ *   port <port>         where streams are opened from now on
  *   reopen              connects all closed streams again, with Last-Event-ID
  *   close               closes all
+ *   report              what was counted so far
  *   reset               forgets the counts, not the positions in the sequence
  *   wait <events> <ms>  answers when that many events arrived since the reset, or when the time is up
  *   waitclosed <n> <ms> answers when that many streams were ended by the server
+ *   exact <n>           how many streams had the events 1 to n, once and in order, and then `sse.end`, over all their connections
+ *   values <channels>   from now on, sequence number s is of channel (s - 1) % channels: to be called before open
+ *   stale <n>           of how many pairs of a stream and a channel the newest event, of n in all, has not come
  *   probe <path> <rate> <count>  GETs on one keep-alive connection, open loop (blocking: use a process of its own)
  *
  * The data of an event is "<sequence number> <due time> padding", where the due time is in microseconds of
@@ -34,7 +41,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CONNECTING_AT_ONCE 200 /* below every server's accept backlog, so no SYN is dropped */
 #define STREAMS_PER_ADDRESS 2000 /* a source address has some 28,000 ports; those of closed streams wait a minute */
 #define LINE 128 /* of a line split between two reads, as much as is looked at */
 #define ID 64
@@ -44,17 +50,18 @@ enum chunk { SIZE, EXTENSION, DATA, DATA_CR, DATA_LF, LAST };
 
 struct stream {
   int fd;
-  unsigned char phase, chunk, stalled, gap, has_data, has_number, head_match;
-  unsigned line_length;
+  unsigned char phase, chunk, stalled, gap, end, ended, has_data, has_number, head_match;
+  unsigned line_length, got, wrong;
   size_t chunk_left;
-  uint64_t seq, due, last_seq, step;
+  uint64_t seq, due, last_seq, step, *newest;
   int first_channel, channels;
   char id[ID], line[LINE];
 };
 
 static struct stream *streams;
 static int total, open_now, connecting, next_waiting, epoll;
-static int port;
+static int port, values;
+static int at_once = 200; /* below every server's accept backlog, so no SYN is dropped */
 
 static struct {
   uint64_t events, chunks, bytes, missing, disorder, gaps, retries, closed, ended, refused, first_due, last_at, max;
@@ -111,9 +118,15 @@ static void reset (void) {
 /* ---- SSE ---- */
 
 static void dispatch (struct stream *s, uint64_t now) {
-  if (s->gap) count.gaps++;
+  if (s->gap) count.gaps++, s->wrong++;
+  else if (s->end) s->ended = 1;
   else if (s->has_number) {
     count.events++;
+    if (s->seq != ++s->got) s->wrong++;
+    if (s->newest) {
+      unsigned k = (s->seq - 1) % values - s->first_channel;
+      if (k < (unsigned) s->channels && s->seq > s->newest[k]) s->newest[k] = s->seq;
+    }
     count.last_at = now;
     if (s->due) {
       latency(now > s->due ? now - s->due : 0);
@@ -125,7 +138,7 @@ static void dispatch (struct stream *s, uint64_t now) {
     }
     if (s->seq > s->last_seq) s->last_seq = s->seq;
   }
-  s->gap = s->has_data = s->has_number = 0;
+  s->gap = s->end = s->has_data = s->has_number = 0;
 }
 
 static const char *number (const char *p, const char *end, uint64_t *value) {
@@ -150,6 +163,7 @@ static void line (struct stream *s, const char *p, size_t length, uint64_t now) 
     if (after < end && *after == ' ') number(after + 1, end, &s->due);
   } else if (name == 5 && !memcmp(p, "event", 5)) {
     s->gap = end - value == 7 && !memcmp(value, "sse.gap", 7);
+    s->end = end - value == 7 && !memcmp(value, "sse.end", 7);
   } else if (name == 2 && !memcmp(p, "id", 2)) {
     size_t n = end - value < ID - 1 ? end - value : ID - 1;
     memcpy(s->id, value, n);
@@ -239,6 +253,12 @@ static void dial (struct stream *s) {
   s->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
   if (s->fd < 0) { perror("socket"); exit(1); }
   setsockopt(s->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (s->stalled == 2) {
+    /* the loopback's segments of 64 KB would give it room for megabytes */
+    int segment = 536, room = 4096;
+    setsockopt(s->fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    setsockopt(s->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  }
   setsockopt(s->fd, SOL_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
   struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + k / STREAMS_PER_ADDRESS) };
   if (bind(s->fd, (struct sockaddr *) &a, sizeof a)) { perror("bind"); exit(1); }
@@ -246,7 +266,7 @@ static void dial (struct stream *s) {
   a.sin_port = htons(port);
   s->phase = CONNECTING;
   s->chunk = SIZE;
-  s->chunk_left = s->line_length = s->head_match = s->gap = s->has_data = s->has_number = 0;
+  s->chunk_left = s->line_length = s->head_match = s->gap = s->end = s->has_data = s->has_number = 0;
   connecting++;
   struct epoll_event e = { .events = EPOLLOUT, .data.ptr = s };
   if (connect(s->fd, (struct sockaddr *) &a, sizeof a) && errno != EINPROGRESS) { perror("connect"); exit(1); }
@@ -274,6 +294,7 @@ static void add (int n, int first, int mod, int channels, int step, int stalled)
     s->channels = channels;
     s->step = step;
     s->stalled = stalled;
+    if (values) s->newest = calloc(channels, sizeof *s->newest);
   }
   /* realloc moved the streams that epoll points to */
   for (int k = 0; k < total; k++) {
@@ -283,6 +304,33 @@ static void add (int n, int first, int mod, int channels, int step, int stalled)
   }
   next_waiting = 0;
   total += n;
+}
+
+static void resume (void) {
+  for (int k = 0; k < total; k++) {
+    struct stream *s = streams + k;
+    if (!s->stalled) continue;
+    s->stalled = 0;
+    struct epoll_event e = { .events = EPOLLIN, .data.ptr = s };
+    if (s->phase == BODY) epoll_ctl(epoll, EPOLL_CTL_ADD, s->fd, &e);
+  }
+}
+
+static int exact (unsigned n) {
+  int found = 0;
+  for (int k = 0; k < total; k++) found += streams[k].got == n && !streams[k].wrong && streams[k].ended;
+  return found;
+}
+
+static int stale (uint64_t n) {
+  int found = 0;
+  for (int k = 0; k < total; k++) {
+    for (int j = 0; j < streams[k].channels; j++) {
+      uint64_t channel = streams[k].first_channel + j, newest = n - (n - 1 + values - channel) % values;
+      found += streams[k].newest[j] != newest;
+    }
+  }
+  return found;
 }
 
 static void probe (const char *path, double rate, int n) {
@@ -324,7 +372,7 @@ int main (int argc, char **argv) {
   uint64_t goal = 0, deadline = 0;
 
   for (;;) {
-    while (next_waiting < total && connecting < CONNECTING_AT_ONCE) {
+    while (next_waiting < total && connecting < at_once) {
       if (streams[next_waiting].phase == WAITING) dial(streams + next_waiting);
       next_waiting++;
     }
@@ -370,12 +418,31 @@ int main (int argc, char **argv) {
           for (int k = 0; k < total; k++) if (streams[k].phase == CLOSED) streams[k].phase = WAITING;
           next_waiting = 0;
           waiting = OPENING;
+        } else if (!strcmp(input, "resume")) {
+          resume();
+          report();
         } else if (!strcmp(input, "close")) {
           for (int k = 0; k < total; k++) if (streams[k].phase != CLOSED) drop(streams + k);
+          report();
+        } else if (!strcmp(input, "report")) {
           report();
         } else if (!strcmp(input, "reset")) {
           reset();
           report();
+        } else if (sscanf(input, "port %d", v) == 1) {
+          port = v[0];
+          report();
+        } else if (sscanf(input, "atonce %d", &at_once) == 1) {
+          report();
+        } else if (sscanf(input, "values %d", v) == 1) {
+          values = v[0];
+          report();
+        } else if (sscanf(input, "exact %lu", &goal) == 1) {
+          printf("{\"exact\":%d}\n", exact(goal));
+          fflush(stdout);
+        } else if (sscanf(input, "stale %lu", &goal) == 1) {
+          printf("{\"stale\":%d}\n", stale(goal));
+          fflush(stdout);
         } else if (sscanf(input, "wait %lu %lu", &goal, &ms) == 2) {
           waiting = EVENTS;
           deadline = now_us() + ms * 1000;

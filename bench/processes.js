@@ -3,6 +3,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
+import { FIRST, firstRelease } from './first-release.js'
 
 const here = path => fileURLToPath(new URL(path, import.meta.url))
 export const outDir = here('./out')
@@ -29,7 +30,7 @@ export class Child {
   #waiting = []
   #ended = null
 
-  /** @param {string[]} command @param {number | null} cpu */
+  /** @param {string[]} command @param {number | string | null} cpu */
   constructor (command, cpu) {
     const [file, ...args] = cpu === null ? command : ['taskset', '-c', String(cpu), ...command]
     // it ends with this process in any case: each child exits when its stdin closes
@@ -95,18 +96,37 @@ export class Child {
   }
 }
 
-/** @param {string} subject @param {object} options of the library under test */
-export async function startServer (subject, options = {}) {
-  const command = compiled[subject]
-    ? [`${outDir}/${subject}`]
-    : [process.execPath, '--expose-gc', here('./subjects/server.js'), subject.replace('@', '').replace('/', '-'), JSON.stringify(options)]
-  const server = new Child(command, cpus.server)
-  server.port = (await server.answer(15_000)).port
+/** @param {string} subject @param {object} [options] of the library under test @param {number | string | null} [cpu] */
+export async function startServer (subject, options = {}, cpu = cpus.server) {
+  const [name, own] = subject === FIRST ? ['fastify-sse-channels', { dist: firstRelease(), ...options }] : [subject, options]
+  const command = compiled[name]
+    ? [`${outDir}/${name}`]
+    : [process.execPath, '--expose-gc', here('./subjects/server.js'), name.replace('@', '').replace('/', '-'), JSON.stringify(own)]
+  const server = new Child(command, cpu)
+  server.subject = subject
+  server.port = (await server.answer(30_000)).port
   return server
 }
 
-export function startLoad (port) {
-  return new Child([`${outDir}/load`, String(port)], cpus.load)
+/** @param {number} port @param {number | string | null} [cpu] */
+export function startLoad (port, cpu = cpus.load) {
+  return new Child([`${outDir}/load`, String(port)], cpu)
+}
+
+/** Both CPUs, where what runs is spread over them. */
+export function bothCpus () {
+  return cpus.server === null ? null : `${cpus.server},${cpus.load}`
+}
+
+/**
+ * Gives the server one CPU and the load another: this process stays with the load, for it has little to do.
+ * @param {string} [chosen] the two
+ */
+export function pin (chosen) {
+  const allowed = allowedCpus()
+  const pins = chosen ? chosen.split(',').map(Number) : [allowed[0], allowed.at(-1)]
+  if (allowed.length > 1 && spawnSync('taskset', ['-cp', String(pins[1]), String(process.pid)]).status === 0) [cpus.server, cpus.load] = pins
+  else console.log('Nothing is pinned: that takes taskset and two CPUs.')
 }
 
 /** Builds it. Returns the compiler's words if it fails. */

@@ -1,4 +1,8 @@
 /** Makes the Markdown table and the charts from the figures. */
+import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import os from 'node:os'
+import { cpus } from './processes.js'
 
 const escape = text => text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;')
 
@@ -17,6 +21,21 @@ export function format (value) {
   if (!Number.isFinite(value)) return 'none'
   const size = Math.abs(value)
   return value.toLocaleString('en', { maximumFractionDigits: size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3 })
+}
+
+/** What a report says of where and when it was made. @param {string} command without its arguments @param {string[]} packages */
+export function machine (command, packages) {
+  const json = path => JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8'))
+  const own = json('../package.json')
+  const go = spawnSync('go', ['version'], { encoding: 'utf8' }).stdout?.split(' ')[2]
+  const args = process.argv.slice(2)
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    command: [command, ...(args.length ? [...(command.startsWith('npm') ? ['--'] : []), ...args] : [])].join(' '),
+    machine: `${os.cpus()[0].model.trim()}, ${os.cpus().length} CPUs, ${Math.round(os.totalmem() / 2 ** 30)} GB, Linux ${os.release().split('-')[0]}`,
+    placement: cpus.server === null ? 'nothing pinned' : 'server on one CPU, load on another',
+    versions: [`Node ${process.versions.node}`, `${own.name} ${own.version}`, ...packages.map(name => `${name} ${json(`./node_modules/${name}/package.json`).version}`), go].filter(Boolean)
+  }
 }
 
 /** How many times better `ours` is: above 1 is better, whichever way the metric counts. Of each round, then the median. */
@@ -110,15 +129,18 @@ export function lineChart (sweeps, results) {
     const [ox, oy] = [i % columns * width, Math.floor(i / columns) * height]
     const lines = Object.entries(results[sweep.name])
     const values = lines.flatMap(([, line]) => Object.values(line)).filter(value => value > 0)
+    if (!values.length) return []
     const decades = numbers => [Math.floor(Math.log10(Math.min(...numbers))), Math.max(Math.floor(Math.log10(Math.min(...numbers))) + 1, Math.ceil(Math.log10(Math.max(...numbers))))]
-    const [[x0, x1], [y0, y1]] = [decades(sweep.points), decades(values)]
+    const [least, most] = [Math.min(...sweep.points), Math.max(...sweep.points)]
+    const few = most < 100 * least // no use for powers of ten
+    const [x0, x1] = few ? [Math.log10(least), Math.log10(most)] : decades(sweep.points)
+    const [y0, y1] = decades(values)
     const px = x => ox + left + (Math.log10(x) - x0) / (x1 - x0) * (width - left - 20)
     const py = y => oy + height - bottom - (Math.log10(y) - y0) / (y1 - y0) * (height - bottom - 56)
     const short = n => Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 3 }).format(n)
     const out = [`<text class="title" x="${ox + 10}" y="${oy + 18}">${escape(sweep.title)}</text>`]
-    for (let e = x0; e <= x1; e++) {
-      out.push(`<text class="small" x="${px(10 ** e)}" y="${oy + height - bottom + 14}" text-anchor="middle">${short(10 ** e)}</text>`)
-    }
+    const ticks = few ? sweep.points : Array.from({ length: x1 - x0 + 1 }, (_, i) => 10 ** (x0 + i))
+    for (const x of ticks) out.push(`<text class="small" x="${px(x)}" y="${oy + height - bottom + 14}" text-anchor="middle">${short(x)}</text>`)
     for (let e = y0; e <= y1; e++) {
       out.push(`<path class="grid" d="M${px(10 ** x0)} ${py(10 ** e)}H${px(10 ** x1)}"/>`)
       out.push(`<text class="small" x="${ox + left - 6}" y="${py(10 ** e) + 4}" text-anchor="end">${short(10 ** e)}</text>`)

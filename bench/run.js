@@ -11,12 +11,12 @@
  * Linux only: CPU and memory are read from /proc, and the load comes from many addresses of the loopback.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import os from 'node:os'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { allowedCpus, compile, compiled, cpus, openFilesLimit, outDir } from './processes.js'
-import { barChart, format, lineChart, median, sweepTable, table } from './report.js'
+import { compile, compiled, openFilesLimit, outDir, pin } from './processes.js'
+import { FIRST, firstRelease } from './first-release.js'
+import { barChart, format, lineChart, machine, median, sweepTable, table } from './report.js'
 import { OURS, PEERS, disturbance, faults, makeScenarios } from './scenarios.js'
 import { makeSweeps } from './sweeps.js'
 import { check } from './check.js'
@@ -119,13 +119,11 @@ function prepare () {
     without.add(subject)
     console.log(`Without ${subject}: ${reason}`)
   }
-  const allowed = allowedCpus()
-  const pins = args.cpus ? args.cpus.split(',').map(Number) : [allowed[0], allowed.at(-1)]
-  if (allowed.length > 1 && spawnSync('taskset', ['-cp', String(pins[1]), String(process.pid)]).status === 0) {
-    [cpus.server, cpus.load] = pins // this process stays with the load: it has little to do
-  } else {
-    console.log('Nothing is pinned: that takes taskset and two CPUs.')
+  if (scenarios.some(({ subjects }) => subjects.includes(FIRST)) && wanted(args.subjects, FIRST) && !firstRelease()) {
+    without.add(FIRST)
+    console.log('Without the first release: its commit is not in this copy.')
   }
+  pin(args.cpus)
   return without
 }
 
@@ -140,15 +138,8 @@ function fail (text) {
 }
 
 function write () {
-  const version = name => JSON.parse(readFileSync(`${here}/node_modules/${name}/package.json`, 'utf8')).version
-  const own = JSON.parse(readFileSync(`${here}/../package.json`, 'utf8'))
-  const go = spawnSync('go', ['version'], { encoding: 'utf8' }).stdout?.split(' ')[2]
   const about = {
-    date: new Date().toISOString().slice(0, 10),
-    command: ['npm run bench', ...(process.argv.length > 2 ? ['--', ...process.argv.slice(2)] : [])].join(' '),
-    machine: `${os.cpus()[0].model.trim()}, ${os.cpus().length} CPUs, ${Math.round(os.totalmem() / 2 ** 30)} GB, Linux ${os.release().split('-')[0]}`,
-    placement: cpus.server === null ? 'nothing pinned' : 'server on one CPU, load on another',
-    versions: [`Node ${process.versions.node}`, `${own.name} ${own.version}`, ...['fastify', ...PEERS].map(name => `${name} ${version(name)}`), go].filter(Boolean).join(', '),
+    ...machine('npm run bench', ['fastify', ...PEERS]),
     rounds,
     // of a measurement, in the median and in the worst
     othersPercent: [median(disturbance), Math.max(...disturbance)].map(share => Math.round(share * 100)),
@@ -158,8 +149,8 @@ function write () {
   const faultRows = Object.entries(faults).map(([subject, f]) => `| ${[subject, ...Object.values(f).map(n => n.toLocaleString('en'))].join(' | ')} |`)
   const markdown = [
     '# Figures of the benchmark',
-    `\`${about.command}\`, ${about.date}. ${about.machine}; ${about.placement}. ${about.versions}. ` +
-    `Median of ${rounds} round${rounds > 1 ? 's' : ''}; ratios are of the same round, above 1 is better. Events of 100 bytes where nothing else is said. ` +
+    `\`${about.command}\`, ${about.date}. ${about.machine}; ${about.placement}. ${about.versions.join(', ')}. ` +
+    `Median of ${rounds} round${rounds > 1 ? 's' : ''}; ratios are of the same round, above 1 is better; the first release is measured where it has a column. Events of 100 bytes where nothing else is said. ` +
     `Other processes took ${about.othersPercent[0]} % of the server's CPU in the median measurement, ${about.othersPercent[1]} % in the worst.` +
     (args.quick ? ' **A quick run, with few streams: not to be quoted.**' : ''),
     scenarios.length ? table(scenarios, results, subjectsOfTable) : '',

@@ -17,6 +17,7 @@
  * @property {(subject: string, round: number) => Promise<Record<string, number | string>>} run
  */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { FIRST } from './first-release.js'
 import { busySeconds, startLoad, startServer } from './processes.js'
 
 export const OURS = 'fastify-sse-channels'
@@ -31,6 +32,9 @@ export const faults = {}
 
 /** Of each measurement, the share of the server's CPU that other processes took: what disturbed the benchmark. */
 export const disturbance = []
+
+/** Far from the channels that others use. */
+const BUSY = 900_000
 
 /** Quick: few streams and short runs, to see that all works. */
 export function makeScenarios (quick) {
@@ -108,24 +112,8 @@ export function makeScenarios (quick) {
         }
       })
     },
-    {
-      name: 'memory',
-      title: `${number(many)} idle streams`,
-      subjects: [OURS, ...PEERS, 'go-channels', 'node-write'],
-      streams: many,
-      metrics: { rss: { label: 'resident memory a stream, after a collection', unit: 'KB', better: 'lower', chart: true } },
-      run: subject => withStreams(subject, [{ count: 500 }], async (server, load) => { // warm
-        await load.ask('close')
-        const idle = startLoad(server.port)
-        try {
-          const before = await settledRss(server)
-          await open(idle, { count: many })
-          return { rss: (await settledRss(server) - before) / many / 1024 }
-        } finally {
-          await idle.end()
-        }
-      })
-    },
+    idle('memory', `${number(many)} idle streams on one channel`, [OURS, FIRST, ...PEERS, 'go-channels', 'node-write'], many),
+    idle('memory-own', `${number(many)} idle streams, each on a channel of its own`, [OURS, FIRST, ...PEERS, 'go-channels'], many, many),
     {
       name: 'stalled',
       title: `${number(thousand)} streams, of which 10 get ${quick ? 20 : 200} MB, and one of these 10 reads nothing`,
@@ -173,7 +161,7 @@ export function makeScenarios (quick) {
     {
       name: 'own-channels',
       title: `${number(many)} channels with one stream each, ${number(quick ? 2_000 : 5_000)} events a second in turn`,
-      subjects: all,
+      subjects: [OURS, FIRST, ...all.filter(subject => subject !== OURS)],
       streams: many,
       metrics: {
         cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower', chart: true },
@@ -198,6 +186,8 @@ export function makeScenarios (quick) {
         return { cpu: m.cpuPerDelivery }
       })
     },
+    answers(quick ? 20 : 200, quick ? 40 : 400),
+    values(),
     {
       name: 'close',
       title: `app.close() with ${number(thousand)} open streams`,
@@ -217,6 +207,165 @@ export function makeScenarios (quick) {
       })
     }
   ]
+
+  /** @returns {Scenario} */
+  function idle (name, title, subjects, streams, channels = 1) {
+    return {
+      name,
+      title,
+      subjects,
+      streams,
+      metrics: { rss: { label: 'resident memory a stream, after a collection', unit: 'KB', better: 'lower', chart: true } },
+      run: subject => withStreams(subject, [{ count: 500 }], async (server, load) => { // warm
+        await load.ask('close')
+        const idle = startLoad(server.port)
+        try {
+          const before = await settledRss(server)
+          await open(idle, { count: streams, first: 1, mod: channels })
+          return { rss: (await settledRss(server) - before) / streams / 1024 }
+        } finally {
+          await idle.end()
+        }
+      })
+    }
+  }
+
+  /**
+   * Answers of a model, each on a channel of its own, with five readers: two that stay, one that is away for eight tenths of the
+   * time, a second tab in the middle, and one that comes when all is over; beside them a busy channel. No peer keeps a history, so
+   * only the first release can be asked to do the same.
+   * @returns {Scenario}
+   */
+  function answers (count, tokens) {
+    const perSecond = 40
+    const ms = tokens / perSecond * 1_000
+    const busy = { count: 500 * ms / 1_000, every: 1 / 500, first: BUSY }
+    const readers = { live: 2, away: 1, tab: 1, after: 1 }
+    const exact = label => ({ label: `exact: ${label}`, unit: '%' })
+    return {
+      name: 'answers',
+      title: `${count} answers of ${tokens} tokens at once, ${perSecond} a second each, with five readers each, beside a channel of 500 events a second with 20, at the default options`,
+      subjects: [OURS, FIRST],
+      streams: 5 * count + 20,
+      metrics: {
+        live: exact('the two that stay'),
+        away: exact(`one that is away for ${ms * 0.8 / 1_000} s`),
+        tab: exact('one that comes in the middle'),
+        after: exact('one that comes after the end'),
+        cpu: { label: 'server CPU a delivery', unit: 'µs' },
+        serverBusy: { label: 'server busy', unit: '%' },
+        p50: { label: 'latency of a token, p50', unit: 'ms' },
+        p99: { label: 'latency of a token, p99', unit: 'ms' },
+        p99Busy: { label: 'latency on the busy channel, p99', unit: 'ms' }
+      },
+      run: subject => withStreams(subject, [{ count: 20, first: BUSY }], async (server, load) => {
+        const loads = Object.fromEntries(Object.keys(readers).map(kind => [kind, startLoad(server.port)]))
+        const { live, away, tab, after } = loads
+        const come = kind => open(loads[kind], { count: readers[kind] * count, mod: count })
+        try {
+          await publish(server, load, { ...busy, count: 500, audience: 20 }) // warm
+          await Promise.all([come('live'), come('away')])
+          const begin = performance.now()
+          const at = share => sleep(Math.max(0, begin + share * ms - performance.now()))
+          const before = server.cpu()
+          server.tell(line(busy))
+          server.tell(`answers ${count} ${tokens} ${perSecond} 0`)
+          const done = Promise.all([server.answer(), server.answer()])
+          await at(0.1)
+          await away.ask('close')
+          await at(0.5)
+          await come('tab')
+          await at(0.9)
+          await away.ask('reopen')
+          await done
+          // what takes longer is late, and counts as not exact
+          const wait = kind => loads[kind].ask(`wait ${readers[kind] * count * tokens} 3000`)
+          const [told] = await Promise.all([wait('live'), wait('away'), wait('tab')])
+          const [cpu, seconds] = [server.cpu() - before, (performance.now() - begin) / 1_000]
+          await come('after')
+          await wait('after')
+          await sleep(200) // the end follows the last token
+          const figures = {}
+          let events = 0
+          for (const kind in readers) {
+            figures[kind] = (await loads[kind].ask(`exact ${tokens}`)).exact / readers[kind] / count * 100
+            if (kind !== 'after') events += (await loads[kind].ask('report')).events
+          }
+          const beside = await load.ask(`wait ${20 * busy.count} 1000`)
+          return {
+            ...figures, cpu: cpu / (events + beside.events) * 1e6, serverBusy: cpu / seconds * 100, p50: told.p50, p99: told.p99, p99Busy: beside.p99
+          }
+        } finally {
+          await Promise.all([live, away, tab, after].map(load => load.end()))
+        }
+      }, { rewind: 10_000 })
+    }
+  }
+
+  /**
+   * Channels of which only the newest event counts. For the peers they are channels as any other: they have no such thing.
+   * @returns {Scenario}
+   */
+  function values () {
+    const [channels, each] = quick ? [100, 20] : [500, 20]
+    const groups = { mod: channels / each, channels: each, step: 0 }
+    const [slowCount, count] = [thousand / 20, Math.round(2_000 * seconds / channels) * channels]
+    return {
+      name: 'values',
+      title: `${channels} channels of values, 2,000 a second in turn, ${number(thousand)} streams with ${each} of them each, ${slowCount} of which read nothing until the end`,
+      subjects: ON_FASTIFY,
+      streams: thousand,
+      metrics: {
+        cpu: { label: 'server CPU a delivery', unit: 'µs', better: 'lower' },
+        serverBusy: { label: 'server busy', unit: '%' },
+        p99: { label: 'latency of those that read, p99', unit: 'ms', better: 'lower' },
+        fresh: { label: 'values that are there 0.25 s after the last was due', unit: '%' },
+        peak: { label: 'more resident memory at the peak', unit: 'MB' },
+        slowEvents: { label: 'events that each of the others gets when it reads at last', unit: '' },
+        slowFresh: { label: 'its values that are the newest, after 1 s', unit: '%' },
+        gaps: { label: 'gap events', unit: '' }
+      },
+      run: subject => withStreams(subject, [], async (server, load) => {
+        const slow = startLoad(server.port)
+        try {
+          for (const client of [load, slow]) await client.ask(`values ${channels}`)
+          await open(load, { ...groups, count: thousand - slowCount })
+          const warm = 2 * channels
+          await publish(server, load, { count: warm, every: 0.005, channels, audience: (thousand - slowCount) * each / channels })
+          const before = await settledRss(server)
+          let peak = before
+          const sampler = setInterval(() => { peak = Math.max(peak, server.rss()) }, 50)
+          await open(slow, { ...groups, count: slowCount, stalled: 2 })
+          await load.ask('reset')
+          const [cpu, begin] = [server.cpu(), performance.now()]
+          await server.ask(line({ count, every: 1 / 2_000, channels, limit: count / 2_000 + 0.25 }))
+          await sleep(Math.max(0, begin + count / 2 + 250 - performance.now()))
+          const [used, took] = [server.cpu() - cpu, performance.now() - begin]
+          const { events, p99, gaps } = await load.ask('report')
+          const total = warm + count
+          const fresh = async (client, streams) => 100 - (await client.ask(`stale ${total}`)).stale / streams / each * 100
+          const figures = { fresh: await fresh(load, thousand - slowCount) }
+          clearInterval(sampler)
+          await slow.ask('reset')
+          await slow.ask('resume')
+          await sleep(1_000)
+          const late = await slow.ask('report')
+          return {
+            ...figures,
+            cpu: used / events * 1e6,
+            serverBusy: used / took * 1e5,
+            p99,
+            peak: (peak - before) / MB,
+            slowEvents: late.events / slowCount,
+            slowFresh: await fresh(slow, slowCount),
+            gaps: gaps + late.gaps
+          }
+        } finally {
+          await slow.end()
+        }
+      }, subject === OURS ? { latest: true } : {})
+    }
+  }
 
   /** @returns {Scenario} */
   function openLoop (name, streams, rate, ladder) {
@@ -304,7 +453,6 @@ export function makeScenarios (quick) {
 export async function withStreams (subject, groups, use, options) {
   const server = await startServer(subject, options)
   const load = startLoad(server.port)
-  server.subject = subject
   try {
     for (const group of groups) await open(load, group)
     return await use(server, load)
@@ -313,15 +461,15 @@ export async function withStreams (subject, groups, use, options) {
   }
 }
 
-export async function open (load, { count, first = 0, mod = 1, channels = 1, step = 1, stalled = false }) {
+export async function open (load, { count, first = 0, mod = 1, channels = 1, step = 1, stalled = 0 }) {
   const before = (await load.ask('reset')).streams
   const { streams, refused } = await load.ask(`open ${count} ${first} ${mod} ${channels} ${step} ${Number(stalled)}`)
   if (streams !== before + count) throw new Error(`${streams - before} of ${count} streams opened, ${refused} refused`)
 }
 
-/** The command for a schedule; times in seconds. */
-export function line ({ count, every, bytes = EVENT_BYTES, first = 0, channels = 1, limit }) {
-  return `publish ${count} ${Math.round(every * 1e6)} ${bytes} ${first} ${channels} ${Math.round((limit ?? count * every + 10) * 1000)}`
+/** The command for a schedule; times in seconds. order: see server.js. */
+export function line ({ count, every, bytes = EVENT_BYTES, first = 0, channels = 1, limit, order = '' }) {
+  return `publish ${count} ${Math.round(every * 1e6)} ${bytes} ${first} ${channels} ${Math.round((limit ?? count * every + 10) * 1000)} ${order}`.trim()
 }
 
 /**
@@ -377,7 +525,7 @@ async function timed (server, work) {
   return { seconds: (performance.now() - begin) / 1000, cpu: server.cpu() - before }
 }
 
-async function settledRss (server) {
+export async function settledRss (server) {
   await sleep(300)
   await server.ask('gc')
   await server.ask('gc') // what the first one let finalizers free

@@ -1,4 +1,4 @@
-import type { Channel, StoredEventOf } from './stream/channel.ts'
+import type { Channel, EventsOf, StoredEventOf } from './stream/channel.ts'
 import type { SseOptions, SseStream } from './stream/sse-stream.ts'
 import type { SseSource } from './stream/source.ts'
 import type { SseRegistry } from './registry/registry.ts'
@@ -9,7 +9,7 @@ export type { SsePluginOptions } from './fastify/plugin.ts'
 export type { Backplane, ChannelLimits, Entry, HeardEntry, Kept, KeptEntry, Life, NewEntry, Place, Receiver, SharedBackplane } from './log/backplane.ts'
 export type { SseRegistry, SseRegistryEvents } from './registry/registry.ts'
 export type { SseStats } from './registry/stats.ts'
-export type { Channel, PublishEvent, SseChannels, StoredEventOf } from './stream/channel.ts'
+export type { Channel, ChannelOrName, EventsOf, PublishEvent, SseChannels, StoredEventOf } from './stream/channel.ts'
 export type { SseItem } from './stream/feed.ts'
 export type { Filter } from './stream/pieces.ts'
 export type { Gap, GapReason } from './stream/reader.ts'
@@ -34,9 +34,9 @@ declare module 'fastify' {
      * @throws SSE_ERR_INVALID_SOURCE, SSE_ERR_INVALID_OPTION, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED, SSE_ERR_TOO_MANY_STREAMS,
      * SSE_ERR_TOO_MANY_STREAMS_FOR_KEY
      */
-    sse<Events> (source: Channel<Events> | ReadonlyArray<Channel<Events>>, options?: SseOptions<StoredEventOf<Events>>): this
-    sse (source: SseSource, options?: SseOptions): this
+    sse<const C extends Channel> (source: C | readonly C[], options?: SseOptions<StoredEventOf<EventsOf<C>>>): this
+    sse (source: SseSource<this['request']>, options?: SseOptions): this
     /** Answers with an event stream to drive by hand. `options` are the defaults of its `subscribe()`. @throws as above */
-    sse (options?: SseOptions): SseStream
+    sse (options?: SseOptions): SseStream<this['request']>
   }
 }

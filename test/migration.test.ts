@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import type { ServerResponse } from 'node:http'
 import { createRequire } from 'node:module'
 import { pathToFileURL } from 'node:url'
@@ -306,11 +306,15 @@ t.test('from reply.raw', async t => {
   })
 })
 
-t.test('the README shows the code that runs here', async t => {
+t.test('the pages show the code that runs here', async t => {
   const plain = (text: string) => text.split('\n').map(line => line.trim()).filter(line => line !== '').join('\n')
   const here = plain(readFileSync(new URL(import.meta.url), 'utf8'))
-  const section = /^## Coming from elsewhere\n([^]*?)^## /m.exec(readFileSync(new URL('../README.md', import.meta.url), 'utf8'))?.[1] ?? ''
-  const snippets = [...section.matchAll(/```ts\n([^]*?)```/g)].flatMap(([, code]) => code!.split(/(?=^\/\/ after$)/m))
-  t.equal(snippets.length, 8, 'before and after, four times')
-  for (const snippet of snippets) t.ok(here.includes(plain(snippet)), snippet)
+  const folder = new URL('../docs/coming-from/', import.meta.url)
+  const pages = readdirSync(folder)
+  t.equal(pages.length, 4)
+  for (const page of pages) {
+    const snippets = [...readFileSync(new URL(page, folder), 'utf8').matchAll(/```ts\n([^]*?)```/g)].map(([, code]) => code!)
+    t.equal(snippets.length, 2, `${page}: before and after`)
+    for (const [i, snippet] of snippets.entries()) t.ok(here.includes(plain(`// ${i === 0 ? 'before' : 'after'}\n${snippet}`)), snippet)
+  }
 })

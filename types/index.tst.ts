@@ -6,13 +6,22 @@ import sse, {
   memoryBackplane,
   type Backplane,
   type Channel,
+  type ChannelLimits,
+  type ChannelOrName,
   type CloseReason,
   type Entry,
+  type EventsOf,
   type Filter,
   type GapReason,
+  type HeardEntry,
+  type Kept,
+  type KeptEntry,
+  type Life,
   type NewEntry,
+  type Place,
   type PublishEvent,
   type Receiver,
+  type SharedBackplane,
   type SseChannels,
   type SseEvent,
   type SseItem,
@@ -32,6 +41,7 @@ declare module 'fastify-sse-channels' {
   interface SseChannels {
     'typed-time': { tick: { n: number }, stop: null }
     'typed-chat': { message: string, joined: { user: string } }
+    [user: `typed-user/${string}`]: { note: { id: number } }
   }
 }
 
@@ -92,30 +102,49 @@ app.register(sse, { backplane: {} })
 
 class MyBackplane implements Backplane {
   receiver: Receiver | undefined
+  last = 0
+
   async open (receiver: Receiver): Promise<void> {
     this.receiver = receiver
-    same<number>()<typeof receiver.maxEvents>()
-    receiver.reset('0')
-    receiver.up()
-    receiver.down(new Error('away'))
+    const life: Life = { id: 'a', start: 0, end: Infinity, broken: false }
+    receiver.mended([life], 0)
+    receiver.restarted([life], 0)
+    receiver.broken(new Error('away'))
+    same<string | undefined>()<ReturnType<typeof receiver.endOf>>()
     // @ts-expect-error an error must be told
-    receiver.down()
+    receiver.broken()
+    // @ts-expect-error the head must be told
+    receiver.mended([life])
   }
 
   async append (entry: NewEntry): Promise<string> {
-    const kept: Entry = { ...entry, cursor: '1' }
-    this.receiver!.receive(kept)
-    this.receiver!.receive(kept, 50)
-    // @ts-expect-error an entry has a cursor
-    this.receiver!.receive(entry)
-    return kept.cursor
+    const [limits] = entry.limits
+    same<ChannelLimits | undefined>()<typeof limits>()
+    used(limits)
+    const kept: Entry = { ...entry, seq: ++this.last }
+    const heard: HeardEntry = { ...kept, life: 'a', prevs: [this.last - 1] }
+    this.receiver!.hear(heard)
+    this.receiver!.advance({ life: 'a', seq: this.last })
+    // @ts-expect-error an entry is of a life
+    this.receiver!.hear(kept)
+    return `a-${this.last}`
   }
 
-  async sync (): Promise<void> {}
-  compare (a: string, b: string): number { return Number(a) - Number(b) }
   async close (): Promise<void> {}
 }
 app.register(sse, { backplane: new MyBackplane() })
+
+class MySharedBackplane extends MyBackplane implements SharedBackplane {
+  async watch (names: readonly string[]): Promise<void> {}
+  unwatch (names: readonly string[]): void {}
+  async read (name: string, after: number, newest?: number): Promise<Kept> {
+    const entries: KeptEntry[] = []
+    return { life: 'a', entries, floor: after, last: after, ended: false }
+  }
+
+  async seq (): Promise<Place> { return { life: 'a', seq: this.last } }
+}
+app.register(sse, { backplane: new MySharedBackplane() })
 
 // The registry
 
@@ -131,8 +160,7 @@ const stats: SseStats = app.sse.stats()
 same<number>()<typeof stats.streams>()
 same<number>()<typeof stats.delivered>()
 same<Record<CloseReason, number>>()<typeof stats.closed>()
-same<string | null>()<typeof stats.history.oldest>()
-same<string>()<typeof stats.history.newest>()
+same<{ channels: number, events: number, bytes: number }>()<typeof stats.history>()
 same<'up' | 'down'>()<typeof stats.backplane>()
 same<'client' | 'end' | 'server' | 'age' | 'stall' | 'overflow' | 'drain' | 'error'>()<CloseReason>()
 same<'expired' | 'unknown' | 'reset' | 'overrun'>()<GapReason>()
@@ -165,12 +193,15 @@ same<number>()<typeof anything.size>()
 const published: Promise<string> = anything.publish({ event: 'e', data: { whatever: 1 } })
 used(published)
 anything.publish('text')
-anything.publish({ data: undefined })
+anything.publish({ event: 'e', data: null })
+// @ts-expect-error no client ever fires an event without data
 anything.publish({ event: 'e' })
+// @ts-expect-error one object, not a name and its data
+anything.publish('tick', { n: 1 })
 app.sse.publish('untyped', 'text')
 app.sse.publish(['untyped', 'another'], { data: [1] })
 app.sse.publish(['untyped'] as readonly string[], { data: [1] })
-same<Array<StoredEvent<any>>>()<ReturnType<typeof anything.history>>()
+same<Promise<Array<StoredEvent<any>>>>()<ReturnType<typeof anything.history>>()
 anything.history(5)
 // @ts-expect-error ids are the log's
 anything.publish({ data: 1, id: '1' })
@@ -186,8 +217,8 @@ anything.publish({ event: 5, data: 1 })
 app.sse.publish('untyped', { data: 1, id: '1' })
 // @ts-expect-error a channel has a name
 app.sse.publish(5, 'text')
-// @ts-expect-error by name, not by handle
 app.sse.publish(anything, 'text')
+app.sse.publish([anything, 'another'], { data: 1 })
 // @ts-expect-error read-only
 anything.name = 'other'
 
@@ -214,7 +245,7 @@ time.publish({ data: { n: 1 } })
 time.publish('tick')
 // @ts-expect-error ids are the log's
 time.publish({ event: 'tick', data: { n: 1 }, id: '1' })
-for (const event of time.history()) {
+for (const event of await time.history()) {
   same<'tick' | 'stop'>()<typeof event.event>()
   if (event.event === 'tick') same<{ n: number }>()<typeof event.data>()
   else same<null>()<typeof event.data>()
@@ -236,7 +267,7 @@ const numbers = app.sse.channel<{ message: number }>('numbers')
 numbers.publish({ data: 5 })
 // @ts-expect-error a string would be sent as text, and read back as text
 numbers.publish('5')
-for (const event of numbers.history()) {
+for (const event of await numbers.history()) {
   same<number>()<typeof event.data>()
   // Without a name there is no `event`.
   const name: 'message' | undefined = event.event
@@ -264,7 +295,7 @@ declared.publish({ event: 'tick', data: { n: 1 } })
 declared.publish({ event: 'tick', data: { n: '1' } })
 // @ts-expect-error no such event
 declared.publish({ event: 'tock', data: { n: 1 } })
-const [newest] = declared.history(1)
+const [newest] = await declared.history(1)
 if (newest?.event === 'tick') same<number>()<typeof newest.data.n>()
 app.sse.publish('typed-time', { event: 'tick', data: { n: 1 } })
 app.sse.publish('typed-chat', 'hello')
@@ -401,12 +432,17 @@ app.get('/driven', async (request, reply) => {
   stream.subscribe([time, anything], { rewind: 5 })
   // @ts-expect-error no such field
   stream.subscribe(app.sse.channel<{ tick: { n: number } }>('t'), { filter: event => event.data.m > 5 })
-  // @ts-expect-error a handle, not a name
-  stream.subscribe('time')
+  stream.subscribe('untyped', tickOptions).subscribe(['untyped', time]).unsubscribe('untyped').unsubscribe([time, 'untyped'])
+  // @ts-expect-error neither a handle nor a name
+  stream.subscribe(5)
+  // @ts-expect-error the events of a declared channel are known by its name
+  stream.subscribe('typed-time', { filter: event => event.event === 'tock' })
   // @ts-expect-error the channels go into an array
   stream.subscribe(time, anything)
   // @ts-expect-error retry is an option of the stream
   stream.subscribe(time, { retry: 5 })
+  // @ts-expect-error so is signal
+  stream.subscribe(time, { signal: stream.signal })
   stream.subscribe(app.sse.channel<{ tick: { n: number } }>('t'), typedOptions)
 
   const done: Promise<void> = stream.close({ retry: 5 })
@@ -417,6 +453,99 @@ app.get('/driven', async (request, reply) => {
 })
 
 const typedOptionsOfTime: SubscribeOptions<StoredEventOf<{ tick: { n: number }, stop: null }>> = { filter: event => event.event === 'stop' }
+
+const tickOptions: SubscribeOptions = { filter: event => event.data.n > 5 }
+
+// Several typed channels: the filter gets the events of all, and an event is published to all only if each of them has it
+
+app.get('/several', (request, reply) => {
+  const stream = reply.sse()
+  stream.subscribe([time, chat], {
+    filter: event => {
+      same<'tick' | 'stop' | 'message' | 'joined' | undefined>()<typeof event.event>()
+      if (event.event === 'tick') same<{ n: number }>()<typeof event.data>()
+      if (event.event === 'joined') same<{ user: string }>()<typeof event.data>()
+      return event.id !== ''
+    }
+  })
+  stream.subscribe(['typed-time', chat], {
+    filter: event => {
+      same<'tick' | 'stop' | 'message' | 'joined' | undefined>()<typeof event.event>()
+      return true
+    }
+  })
+  // With one of which nothing is known, nothing is known.
+  stream.subscribe([time, anything], { filter: event => event.data.whatever === event.event })
+  // @ts-expect-error none of the channels has such an event
+  stream.subscribe([time, chat], { filter: event => event.event === 'tock' })
+  // @ts-expect-error the data is not any
+  stream.subscribe([time, chat], { filter: event => event.data.whatever })
+  const small = app.sse.channel<{ tick: { n: number } }>('small')
+  stream.subscribe([time, small], { filter: event => event.event === 'stop' })
+  return reply.sse([time, chat], { filter: event => event.event === 'joined' && event.data.user !== '' })
+})
+app.sse.publish([time, 'typed-time'], { event: 'tick', data: { n: 1 } })
+app.sse.publish([chat, 'typed-chat'], 'hello')
+// @ts-expect-error the other channel has no such event
+app.sse.publish([time, chat], { event: 'tick', data: { n: 1 } })
+// @ts-expect-error wrong data
+app.sse.publish([time, 'untyped'], { event: 'tick', data: { n: '1' } })
+const either: ChannelOrName = process.pid > 5 ? time : 'untyped'
+app.sse.publish(either, 'anything')
+same<{ tick: { n: number }, stop: null }>()<EventsOf<'typed-time'>>()
+same<{ tick: { n: number }, stop: null }>()<EventsOf<typeof time>>()
+same<any>()<EventsOf<'untyped'>>()
+
+// Many channels declared at once, by a pattern
+
+const user = app.sse.channel('typed-user/7')
+same<Channel<{ note: { id: number } }>>()<typeof user>()
+const userOf = app.sse.channel(`typed-user/${process.pid}`)
+same<Channel<{ note: { id: number } }>>()<typeof userOf>()
+used(userOf)
+user.publish({ event: 'note', data: { id: 1 } })
+app.sse.publish('typed-user/7', { event: 'note', data: { id: 1 } })
+app.sse.publish(`typed-user/${process.pid}`, { event: 'note', data: { id: 1 } })
+app.sse.publish(['typed-user/7', 'typed-user/8'], { event: 'note', data: { id: 1 } })
+// @ts-expect-error wrong data
+app.sse.publish('typed-user/7', { event: 'note', data: { id: '1' } })
+// @ts-expect-error wrong data
+app.sse.publish(`typed-user/${process.pid}`, { event: 'note', data: {} })
+// @ts-expect-error no such event
+user.publish({ event: 'tick', data: { n: 1 } })
+app.sse.publish('users', 'not of the pattern')
+
+// A stream's request is the route's
+
+app.get<{ Params: { room: string }, Querystring: { since: string } }>('/rooms/:room', (request, reply) => {
+  const stream = reply.sse()
+  same<{ room: string }>()<typeof stream.request.params>()
+  same<{ since: string }>()<typeof stream.request.query>()
+  // @ts-expect-error no such parameter
+  stream.request.params.user // eslint-disable-line @typescript-eslint/no-unused-expressions
+  takesStream(stream)
+  reply.sse(stream => { same<{ room: string }>()<typeof stream.request.params>() })
+  return reply.sse(async function * (stream) { yield stream.request.params.room })
+})
+function takesStream (stream: SseStream): void {}
+const http2 = Fastify({ http2: true })
+http2.get<{ Params: { room: string } }>('/rooms/:room', (request, reply) => {
+  const stream = reply.sse()
+  same<{ room: string }>()<typeof stream.request.params>()
+  used(stream)
+  return reply.sse(http2.sse.channel('time'))
+})
+
+// A route that says what it replies: an async handler returns the reply, not the stream (Fastify's rule for its handlers)
+
+app.get<{ Reply: { ok: boolean } }>('/replies', async (request, reply) => {
+  const stream = reply.sse()
+  stream.subscribe(time)
+  return reply
+})
+app.get<{ Reply: { ok: boolean } }>('/replies/source', async (request, reply) => reply.sse(time))
+// @ts-expect-error the stream is not what the route replies
+app.get<{ Reply: { ok: boolean } }>('/replies/stream', async (request, reply) => reply.sse())
 
 // What is stored
 

@@ -6,7 +6,7 @@ export function channelsOf ({ first, count }) {
 /** What all subjects on Fastify do in the same way: another route, the port, the end. */
 export async function listen (app) {
   app.get('/other', async () => 'ok')
-  await app.listen({ port: 0, host: '127.0.0.1' })
+  await app.listen({ port: 0, host: '127.0.0.1', backlog: 4_096 })
   return { port: app.server.address().port, close: () => app.close() }
 }
 

@@ -4,10 +4,14 @@
  * It listens on a free port of the loopback, serves `GET /stream/<first>/<count>` (a stream of that many channels) and
  * `GET /other` (another route of the same app), and takes commands as lines on stdin, each answered with a line of JSON:
  *
- *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms>
+ *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms> [order]
  *       open loop: event k is due at start + k * every, whether or not the events before it are out yet, and goes to
- *       channel first + k % channels. every 0: all in one turn. Gives up at the limit
+ *       channel first + k % channels. every 0: all in one turn. Gives up at the limit. Schedules of the same order share
+ *       their sequence numbers; without one, those of the same first channel
+ *   answers <count> <tokens> <tokens a second> <first channel>
+ *       all at once, each a source that is published to a channel of its own
  *   gc       collects garbage, so that resident memory is what is in use
+ *   stats    what the library counted
  *   close    closes the app, and says how long that took
  *
  * Publishing is scheduled here, in the measured process, because that is where an application publishes.
@@ -16,15 +20,18 @@
  * @property {number} port
  * @property {(channel: string, data: string) => unknown} publish
  * @property {() => Promise<unknown>} [close]
+ * @property {(channel: string, tokens: AsyncIterable<string>) => Promise<unknown>} [answer]
+ * @property {() => object} [stats]
  */
 import { createInterface } from 'node:readline'
+import { setTimeout as sleep } from 'node:timers/promises'
 
 const [name, options = '{}'] = process.argv.slice(2)
 const { start } = await import(`./${name}.js`)
 /** @type {Subject} */
 const subject = await start(JSON.parse(options))
 
-/** Sequence numbers, by the first channel of a schedule. */
+/** Sequence numbers, by the order of a schedule. */
 const seqs = new Map()
 
 /** Microseconds of CLOCK_MONOTONIC, which the load client reads too. */
@@ -33,15 +40,15 @@ const now = () => Number(process.hrtime.bigint() / 1000n)
 /** Too few bytes for a due time: the sequence number alone. */
 const makeData = (seq, due, bytes) => (bytes < 24 ? `${seq} ` : `${seq} ${due} `).padEnd(bytes, 'x')
 
-function publish (count, every, bytes, first, channels, limit) {
+function publish (count, every, bytes, first, channels, limit, order = first) {
   const begin = now()
   const giveUp = begin + limit * 1000
   let taken = 0
   let done = 0
   const one = () => {
     if (now() >= giveUp) return
-    const seq = (seqs.get(first) ?? 0) + 1
-    seqs.set(first, seq)
+    const seq = (seqs.get(order) ?? 0) + 1
+    seqs.set(order, seq)
     subject.publish(`c${first + done % channels}`, makeData(seq, begin + done * every, bytes))
     done++
   }
@@ -57,8 +64,24 @@ function publish (count, every, bytes, first, channels, limit) {
   turn()
 }
 
+/** What a model says: a token is there when it is due, however late those before it were taken. */
+async function * model (tokens, perSecond) {
+  const begin = now()
+  for (let k = 0; k < tokens; k++) {
+    const due = begin + Math.round(k * 1e6 / perSecond)
+    if (due > now()) await sleep((due - now()) / 1000)
+    yield makeData(k + 1, due, 30)
+  }
+}
+
 const commands = {
   publish: (...numbers) => publish(...numbers.map(Number)),
+  async answers (...numbers) {
+    const [count, tokens, perSecond, first] = numbers.map(Number)
+    await Promise.all(Array.from({ length: count }, (_, i) => subject.answer(`c${first + i}`, model(tokens, perSecond))))
+    answer({ answered: count })
+  },
+  stats: () => answer(subject.stats()),
   gc: () => { globalThis.gc(); answer({}) },
   close: async () => {
     const begin = now()

@@ -9,7 +9,8 @@ import { resolveOptions, type RegistryOptions } from '../options.ts'
 import { Registry, type SseRegistry } from '../registry/registry.ts'
 import { Admission } from './admission.ts'
 import { drain, keepSockets } from './drain.ts'
-import { kStream, onError, open, type Reply } from './reply.ts'
+import { dropCompleted, requestLogging } from './logging.ts'
+import { kStream, onError, open, type RepliedStream, type Reply } from './reply.ts'
 import { acceptsSse } from './request.ts'
 
 /** The options of `app.register(sse, options)`. */
@@ -25,7 +26,15 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   if (app.hasDecorator('sse')) throw new SSE_ERR_ALREADY_REGISTERED()
   const options = resolveOptions(given)
   const admission = new Admission(options)
-  const registry = new Registry(options, checkBackplane(given.backplane) ?? memoryBackplane(), app.log, ({ key }) => admission.leave(key))
+  const logs = requestLogging(app)
+  const registry = new Registry(options, checkBackplane(given.backplane) ?? memoryBackplane(), app.log, {
+    left: (stream, opened) => {
+      admission.leave(stream.key)
+      if (opened) dropCompleted((stream as RepliedStream).reply)
+    },
+    // Fastify logs nothing when a client leaves, and runs no onResponse hook.
+    closed: ({ request }, told) => { if (logs(request)) request.log.info(told, 'stream closed') }
+  })
 
   app.decorate('sse', registry as unknown as SseRegistry)
   app.decorateRequest('acceptsSse', acceptsSse)

@@ -6,7 +6,7 @@ import type { Registry } from '../registry/registry.ts'
 import { isGone } from '../stream/outlet.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from '../stream/source.ts'
 import type { SseOptions, SseStream } from '../stream/sse-stream.ts'
-import { Stream } from '../stream/stream.ts'
+import { Stream, type StreamInit } from '../stream/stream.ts'
 import type { Admission } from './admission.ts'
 import { Carrier } from './carrier.ts'
 import { lastEventId } from './request.ts'
@@ -16,6 +16,16 @@ export const kStream = Symbol('fastify-sse-channels.stream')
 export type Reply = FastifyReply & { [kStream]: Stream | null }
 /** Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. */
 const failed = new WeakSet<FastifyReply>()
+
+/** A stream, and the reply that it is of. */
+export class RepliedStream extends Stream {
+  readonly reply: FastifyReply
+
+  constructor (registry: Registry, reply: FastifyReply, init: StreamInit) {
+    super(registry, init)
+    this.reply = reply
+  }
+}
 
 /** `reply.sse(...args)`. */
 export function open (registry: Registry, admission: Admission, reply: Reply, args: unknown[]): FastifyReply | SseStream {
@@ -54,10 +64,9 @@ function admit (registry: Registry, admission: Admission, reply: Reply, options:
     reply.header('retry-after', Math.max(1, Math.ceil(registry.options.retry / 1000)))
     throw error
   }
-  const stream = new Stream(registry, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
+  const stream = new RepliedStream(registry, reply, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
   if (stream.state !== 'closed') registry.streams.add(stream)
   reply[kStream] = stream
-  if (request.method === 'HEAD') stream.end('end')
   return stream
 }
 
@@ -69,7 +78,9 @@ function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream)
   const answer = (nothing: boolean): void => {
     if (!nothing || isGone(reply.raw)) return send(registry, reply, stream)
     stream.end('end')
+    keepFresh(reply)
     reply.code(204).send()
+    reply.send = sendNothingElse
   }
   const { nothingToCome } = stream
   if (nothingToCome !== undefined) return answer(nothingToCome)
@@ -92,13 +103,19 @@ function unmark (reply: FastifyReply): void {
   if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
 }
 
+/** No cache may answer for us, nor change what passes. */
+function keepFresh (reply: FastifyReply): void {
+  if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
+}
+
 function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply, stream: Stream): void {
+  if (reply.request.method === 'HEAD') stream.end('end')
   if (isGone(reply.raw)) {
     reply.hijack()
     return
   }
   reply.header('content-type', 'text/event-stream')
-  if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
+  keepFresh(reply)
   reply.header('x-accel-buffering', 'no')
   // A client that hears nothing for much longer knows that its connection is dead.
   if (heartbeatInterval > 0) reply.header('sse-heartbeat', heartbeatInterval)

@@ -74,7 +74,7 @@ export interface Life {
 
 /** What bounds the history of one channel. */
 export interface ChannelLimits {
-  /** Entries. */
+  /** Entries; an end is kept besides. */
   readonly maxEvents: number
   /** Milliseconds; 0 = no limit. */
   readonly maxAge: number
@@ -128,6 +128,8 @@ export interface Kept {
   readonly last: number
   /** Its newest entry is an end. */
   readonly ended: boolean
+  /** Where all was asked for: the channel had entries before the oldest of `entries`, as far as is known. @default false */
+  readonly cut?: boolean
 }
 
 /** The side of the log that a backplane talks to. No call throws. Before the first `mended` it counts as broken. */

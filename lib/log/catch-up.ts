@@ -114,14 +114,15 @@ export class CatchUp<M extends Member> {
     }
     for (const entry of entries) if (entry.seq > log.last) this.#push(log, this.#host.item(entry, now - entry.age))
     for (const member of log.members) member.lacked(log, after)
-    log.ended = ended
+    // A stream that has seen the end goes on knowing it when the backplane forgets the channel.
+    log.ended = ended || (log.ended && last <= after)
     if (log.last > this.#host.head) this.#ahead.add(log)
     this.#store.trim(log, now)
   }
 
   #push (log: ChannelLog<M>, item: Item): void {
     log.push(item)
-    this.#store.hold(item)
+    this.#store.hold(item, log)
   }
 
   #becomeCurrent (log: ChannelLog<M>): void {
@@ -150,6 +151,7 @@ export class CatchUp<M extends Member> {
       if (kept.life !== this.#host.life || (log.base !== base && kept.last < log.base)) return again()
       log.askingOlder = undefined
       asking.done = log.bottom = true
+      log.cut = kept.cut ?? false
       this.#putInFront(log, kept)
       this.#host.ready(log)
     }, again)
@@ -163,7 +165,7 @@ export class CatchUp<M extends Member> {
     const tooOld = older.findLastIndex(({ time }) => maxAge > 0 && now - time > maxAge)
     const items = older.slice(tooOld + 1)
     log.unshift(items, tooOld < 0 ? floor : older[tooOld]!.seq)
-    for (const item of items) this.#store.hold(item)
+    for (const item of items) this.#store.hold(item, log)
     this.#store.trim(log, now)
     this.#store.trimBytes()
   }

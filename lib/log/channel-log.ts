@@ -6,6 +6,8 @@ export interface Item extends Entry {
   readonly bytes: number
   /** When it was appended, on the clock that is passed in. */
   readonly time: number
+  /** It is of a channel of values. */
+  value: boolean
   /** Channel logs that hold it. */
   refs: number
   earlier: Item | undefined
@@ -43,6 +45,8 @@ export class ChannelLog<M extends Member = Member> {
   bottom = false
   /** Below this, entries are gone that never came here, by a loss and not by the limits. */
   lostTo = -1
+  /** What lies below `base` had entries, as far as is known: it does not begin with the channel's first one. */
+  cut = false
   /** Its newest entry is an end, held or not. */
   ended = false
   readonly members = new Set<M>()
@@ -72,6 +76,8 @@ export class ChannelLog<M extends Member = Member> {
   at (index: number): Item { return this.#items[this.#start + index]! }
 
   get oldest (): Item | undefined { return this.#items[this.#start] }
+  /** Its end is held: one entry more than its limits allow. */
+  get holdsEnd (): boolean { return this.newest?.kind === 'end' }
   get newest (): Item | undefined { return this.events === 0 ? undefined : this.#items.at(-1) }
 
   /** The index of the first entry after a sequence number; `events` where there is none. */

@@ -53,6 +53,7 @@ export class Log<M extends Member = Member> implements Receiver {
   #forgotten = new Forgotten(0)
   #up = false
   #error: Error | undefined
+  #toWatch: Array<ChannelLog<M>> = []
   /** Channels without members. */
   readonly #idle = new Set<ChannelLog<M>>()
   #sweeping: Iterator<ChannelLog<M>> | undefined
@@ -136,13 +137,23 @@ export class Log<M extends Member = Member> implements Receiver {
       return log
     }
     this.#quiet(log)
-    shared.watch([name]).then(() => {
-      // Over a connection that broke meanwhile it means nothing, but then `mended` has said the same.
-      if (this.#channels.get(name) !== log || !this.#up) return
-      log.watched = true
-      this.#catchUp?.load(log)
-    }, () => {})
+    if (this.#toWatch.length === 0) queueMicrotask(() => this.#watch(shared))
+    this.#toWatch.push(log)
     return log
+  }
+
+  /** Channels that are first joined in one turn are watched together. */
+  #watch (shared: SharedBackplane): void {
+    const logs = this.#toWatch
+    this.#toWatch = []
+    shared.watch(logs.map(({ name }) => name)).then(() => {
+      for (const log of logs) {
+        // Over a connection that broke meanwhile it means nothing, but then `mended` has said the same.
+        if (this.#channels.get(log.name) !== log || !this.#up) continue
+        log.watched = true
+        this.#catchUp?.load(log)
+      }
+    }, () => {})
   }
 
   // What is heard
@@ -175,7 +186,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   #item (entry: Entry, time: number): Item {
     const { channels, kind, event, data, serialized, seq } = entry
-    return { channels, kind, event, data, serialized, seq, bytes: this.#options.measure(entry), time, refs: 0, earlier: undefined, later: undefined }
+    return { channels, kind, event, data, serialized, seq, bytes: this.#options.measure(entry), time, value: false, refs: 0, earlier: undefined, later: undefined }
   }
 
   #take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void {
@@ -190,7 +201,7 @@ export class Log<M extends Member = Member> implements Receiver {
       return
     }
     log.push(item)
-    this.store.hold(item)
+    this.store.hold(item, log)
     this.#host.ready(log)
     this.store.trim(log, now)
     if (this.#shared === undefined) this.#forgetEmpty(log)
@@ -208,7 +219,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   endOf (name: string): string | undefined {
     const log = this.#channels.get(name)
-    return log?.ended === true ? this.cursorAt(log.last) : undefined
+    return log?.holdsEnd === true ? this.cursorAt(log.last) : undefined
   }
 
   // Connections and lives
@@ -259,7 +270,8 @@ export class Log<M extends Member = Member> implements Receiver {
     for (const log of this.#channels.values()) {
       // No connection told that it was broken where mended() is called twice: what was asked before is void all the same.
       this.#distrust(log)
-      log.watched = true
+      // The backplane was not asked yet to watch those that were joined in this turn.
+      log.watched = !this.#toWatch.includes(log)
       this.#catchUp?.load(log)
     }
     this.#error = undefined

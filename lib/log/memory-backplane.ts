@@ -28,7 +28,8 @@ export function memoryBackplane (): Backplane {
         throw new SSE_ERR_CHANNEL_ENDED(name)
       }
       const seq = ++last
-      receiver.hear({ ...entry, life, seq })
+      const { channels, kind, event, data, serialized } = entry
+      receiver.hear({ channels, kind, event, data, serialized, life, seq })
       return formatCursor(life, seq)
     },
     async close () { closed = true }

@@ -4,7 +4,28 @@ import type { ChannelLog, Item } from './channel-log.ts'
 /** What waits to be offered may make a channel log longer than its limit: so many entries at least, and twice the limit at most. */
 const LEAST_ROOM = 128
 
-/** All entries that a process holds, in the order in which they came: what is evicted, and when. */
+/** Entries in the order in which they came. */
+class Chain {
+  oldest: Item | undefined
+  #newest: Item | undefined
+
+  add (item: Item): void {
+    item.earlier = this.#newest
+    if (this.#newest === undefined) this.oldest = item
+    else this.#newest.later = item
+    this.#newest = item
+  }
+
+  remove (item: Item): void {
+    if (item.earlier === undefined) this.oldest = item.later
+    else item.earlier.later = item.later
+    if (item.later === undefined) this.#newest = item.earlier
+    else item.later.earlier = item.earlier
+    item.earlier = item.later = undefined
+  }
+}
+
+/** All entries that a process holds: what is evicted, and when. */
 export class Store {
   /** As encoded, of the entries held. */
   bytes = 0
@@ -14,8 +35,9 @@ export class Store {
   frozen = false
 
   readonly #maxBytes: number
-  #oldest: Item | undefined
-  #newest: Item | undefined
+  readonly #events = new Chain()
+  /** Entries of channels of values: the one that counts of a quiet channel may be the oldest of all, and goes last. */
+  readonly #values = new Chain()
   readonly #logs: ReadonlyMap<string, ChannelLog<any>>
   /** Logs that are longer than their limits, and wait for what they hold to be offered. */
   readonly #over = new Set<ChannelLog<any>>()
@@ -26,25 +48,21 @@ export class Store {
   }
 
   /** A log took the entry. */
-  hold (item: Item): void {
+  hold (item: Item, { limits }: ChannelLog<any>): void {
     if (item.refs++ > 0) return
     this.bytes += item.bytes
-    item.earlier = this.#newest
-    if (this.#newest === undefined) this.#oldest = item
-    else this.#newest.later = item
-    this.#newest = item
+    item.value = limits.latest
+    this.#chain(item).add(item)
   }
 
   /** A log dropped it. */
   free (item: Item): void {
     if (--item.refs > 0) return
     this.bytes -= item.bytes
-    if (item.earlier === undefined) this.#oldest = item.later
-    else item.earlier.later = item.later
-    if (item.later === undefined) this.#newest = item.earlier
-    else item.later.earlier = item.earlier
-    item.earlier = item.later = undefined
+    this.#chain(item).remove(item)
   }
+
+  #chain ({ value }: Item): Chain { return value ? this.#values : this.#events }
 
   /** Empties a log: all that is held lies after `base` from now on. */
   empty (log: ChannelLog<any>, base: number): void {
@@ -58,22 +76,27 @@ export class Store {
       this.#over.add(log)
       return
     }
-    const { maxEvents, maxAge } = log.limits
+    const { maxAge } = log.limits
+    // Of a channel with room for one entry, an end must not take the place of the event.
+    const end = log.holdsEnd ? 1 : 0
+    const maxEvents = log.limits.maxEvents + end
     const offered = log.members.size === 0 ? Infinity : this.offered
     for (let oldest = log.oldest; oldest !== undefined; oldest = log.oldest) {
       if (log.events <= maxEvents && (maxAge === 0 || now - oldest.time <= maxAge)) break
-      if (oldest.seq > offered && log.events <= room(log.limits)) {
+      if (oldest.seq > offered && log.events <= room(log.limits) + end) {
         this.#over.add(log)
         break
       }
       this.free(log.shift())
+      log.cut = true
     }
   }
 
   /** Evicts, over all logs, what there is no room for, the oldest first. */
   trimBytes (): void {
     if (this.frozen) return
-    for (let item = this.#oldest; item !== undefined && this.bytes > this.#maxBytes; item = this.#oldest) {
+    const oldest = (): Item | undefined => this.#events.oldest ?? this.#values.oldest
+    for (let item = oldest(); item !== undefined && this.bytes > this.#maxBytes; item = oldest()) {
       if (item.seq > this.offered && this.bytes <= 2 * this.#maxBytes) break
       for (const name of item.channels) {
         const log = this.#logs.get(name)
@@ -81,6 +104,7 @@ export class Store {
         // What was read later, but is older, goes with it. The backplane may still have both.
         while (log.events > 0 && log.oldest!.seq <= item.seq) this.free(log.shift())
         log.bottom = false
+        log.cut = true
       }
     }
   }

@@ -18,8 +18,8 @@ export function encodeHead ({ kind, serialized, event, channels }: NewEntry): st
 }
 
 /** As XADD takes them ('0': no stream at all, '': without an end) and PEXPIRE ('0': never). */
-export function encodeLimits ({ maxEvents, maxAge, latest }: ChannelLimits): [limit: string, expiry: string] {
-  const count = latest ? Math.min(1, maxEvents) : Math.floor(maxEvents)
+export function encodeLimits ({ maxEvents, maxAge, latest }: ChannelLimits, kind: NewEntry['kind']): [limit: string, expiry: string] {
+  const count = (latest ? Math.min(1, maxEvents) : Math.floor(maxEvents)) + (kind === 'end' ? 1 : 0)
   const limit = count === 0 ? '0' : count >= Number.MAX_SAFE_INTEGER ? '' : (count < ROUGH ? '=' : '~') + count
   return [limit, maxAge === 0 || maxAge >= Number.MAX_SAFE_INTEGER ? '0' : String(Math.ceil(Math.max(LEAST_AGE, maxAge)))]
 }

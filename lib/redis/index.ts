@@ -71,6 +71,7 @@ class RedisBackplane implements SharedBackplane {
   /** The newest that was heard over the present pair. */
   #heard = 0
   #news = false
+  #finding: { again: boolean } | undefined
 
   constructor (client: RedisClient, key: string, silence: number) {
     this.#client = client
@@ -119,6 +120,7 @@ class RedisBackplane implements SharedBackplane {
     // Without a pair, they are subscribed as soon as there is one: `mended` says so, and the promise stays pending.
     const done = this.#pair === undefined ? Promise.reject(this.#error) : this.#subscribe(this.#pair, streams)
     await done.catch(() => new Promise(() => {}))
+    this.#findHead()
   }
 
   unwatch (names: readonly string[]): void {
@@ -250,7 +252,22 @@ class RedisBackplane implements SharedBackplane {
   async #beat (pair: Pair): Promise<void> {
     const silent = !this.#news
     this.#news = false
-    if (!silent || pair !== this.#serving) return
+    if (silent && pair === this.#serving) await this.#advance(pair)
+  }
+
+  /** Streams of channels that were just watched wait for the head, though nothing may come for a while. One question serves all that come meanwhile. */
+  async #findHead (): Promise<void> {
+    if (this.#finding !== undefined) {
+      this.#finding.again = true
+      return
+    }
+    const finding = this.#finding = { again: false }
+    if (this.#serving !== undefined) await this.#advance(this.#serving)
+    this.#finding = undefined
+    if (finding.again) await this.#findHead()
+  }
+
+  async #advance (pair: Pair): Promise<void> {
     try {
       const place = await this.#ask(pair => pair.seq())
       // It comes after all that was published before.

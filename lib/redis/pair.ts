@@ -101,7 +101,7 @@ export class Pair {
   /** Sent before it returns, so the order of the calls is the order of the log. */
   async publish (streams: string[], entry: NewEntry): Promise<Published> {
     const [life, number, what] = await this.#run('publish', streams, [
-      this.#server, entry.kind, encodeHead(entry), entry.data, ...entry.limits.flatMap(encodeLimits)
+      this.#server, entry.kind, encodeHead(entry), entry.data, ...entry.limits.flatMap(limits => encodeLimits(limits, entry.kind))
     ]) as [string, string, 'ended' | 'first' | undefined]
     return what === 'ended' ? { life, ended: Number(number) } : what === 'first' ? { life, first: Number(number) } : { life, seq: Number(number) }
   }
@@ -123,11 +123,13 @@ export class Pair {
     const entries: KeptEntry[] = []
     let place = after
     let floor = after
+    let cut = false
     for (let from = `(${after}`; ;) {
       const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, '+', false, PAGE.rows)
       for (const { prev, ...entry } of decodeRows(rows, name, now)) {
         // What lies between is gone: trimmed, while we were reading too, or deleted, or of a form that we cannot read.
         if (Math.abs(prev) > place) floor = Math.abs(prev)
+        if (entries.length === 0) cut = prev > 0
         place = entry.seq
         entries.push(entry)
       }
@@ -136,7 +138,7 @@ export class Pair {
         continue
       }
       if (last > place) floor = last
-      return { life, seq, entries: floor > after ? entries.filter(entry => entry.seq > floor) : entries, floor, last, ended }
+      return { life, seq, entries: floor > after ? entries.filter(entry => entry.seq > floor) : entries, floor, last, ended, cut }
     }
   }
 

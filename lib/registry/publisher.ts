@@ -18,6 +18,8 @@ export interface PublisherHost {
 export class Publisher implements Mover {
   ready = false
   readonly reader = undefined
+  /** It is a member of its channel, though no stream. */
+  listens = true
 
   readonly #host: PublisherHost
   readonly name: string
@@ -25,7 +27,7 @@ export class Publisher implements Mover {
   readonly #inFlight = new Set<Promise<void>>()
   #stopSource: (() => void) | undefined
   /** Why it stopped before the source was through, or undefined. */
-  #stopped: { readonly reason: string, readonly byOther: boolean } | undefined
+  #stopped: { readonly reason: string | Promise<string>, readonly byOther: boolean } | undefined
   #tell!: () => void
   /** Resolves when it stops before the source is through. */
   readonly #told = new Promise<void>(resolve => { this.#tell = resolve })
@@ -61,14 +63,15 @@ export class Publisher implements Mover {
       this.#fail(cause)
     } finally {
       log.leave(channel, this)
+      this.listens = false
     }
     return await this.#finish()
   }
 
   async #finish (): Promise<string> {
     if (this.#stopped !== undefined) {
-      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.name, this.#stopped.reason)
-      return this.#stopped.reason
+      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.name, await this.#stopped.reason)
+      return await this.#stopped.reason
     }
     if (this.#error !== undefined) {
       // The text of the error is nobody else's business. Where the backplane is away the readers cannot be told.
@@ -80,9 +83,16 @@ export class Publisher implements Mover {
   }
 
   /** Stops the source at once, although it may wait for something. */
-  stop (reason: string, byOther = false): void {
+  stop (reason: string): void {
     if (this.#done) return
-    this.#stopped = { reason, byOther }
+    this.#stopped = { reason, byOther: false }
+    this.#quit()
+  }
+
+  /** Somebody else has ended the channel. */
+  #ended (): void {
+    if (this.#done) return
+    this.#stopped = { reason: this.#reason(), byOther: true }
     this.#quit()
   }
 
@@ -101,9 +111,10 @@ export class Publisher implements Mover {
 
   /** Several are in flight: the order of the calls is that of the log. */
   async #take (event: SseEvent | string): Promise<void> {
+    if (this.#done) return // a source that was told to stop may have had one more on its way
     const publishing: Promise<void> = this.#host.append(this.name, event)
-      .then(() => {}, async error => {
-        if (error instanceof SSE_ERR_CHANNEL_ENDED) this.stop(await this.#reason(), true)
+      .then(() => {}, error => {
+        if (error instanceof SSE_ERR_CHANNEL_ENDED) this.#ended()
         else this.#fail(error)
       })
       .finally(() => this.#inFlight.delete(publishing))
@@ -118,8 +129,7 @@ export class Publisher implements Mover {
   }
 
   #look (): void {
-    const log = this.#host.log.channels.get(this.name)
-    if (log?.ended === true) this.stop(log.newest?.kind === 'end' ? log.newest.data : 'ended', true)
+    if (this.#host.log.channels.get(this.name)?.ended === true) this.#ended()
   }
 
   // As a member of the channel, it hears of the end

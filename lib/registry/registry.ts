@@ -6,7 +6,7 @@ import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ER
 import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
 import { channelLimits, checkEndOptions, checkPublishFromOptions, isThenable, type ResolvedOptions } from '../options.ts'
-import { kRegistry, isChannel, type Channel, type PublishEvent, type SseChannels } from '../stream/channel.ts'
+import { kRegistry, isChannel, type Channel, type ChannelOrName, type EventsOf, type PublishEvent, type SseChannels } from '../stream/channel.ts'
 import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { SseStream } from '../stream/sse-stream.ts'
@@ -23,8 +23,7 @@ export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
   channel<Name extends keyof SseChannels & string> (name: Name): Channel<SseChannels[Name]>
   channel<Events = any> (name: string): Channel<Events>
   /** Publishes one event to several channels: a stream gets it once, however many of them it is subscribed to. See `Channel.publish`. */
-  publish<Name extends string> (channels: Name | readonly Name[], event: EventFor<Name>): Promise<string>
-  publish<Events> (channels: Channel<Events> | ReadonlyArray<Channel<Events>>, event: PublishEvent<Events>): Promise<string>
+  publish<const C extends ChannelOrName> (channels: C | readonly C[], event: EventForAll<C>): Promise<string>
   /** The streams open in this process: to count, to find one user's, to end them. */
   readonly streams: ReadonlySet<SseStream>
   /** The newest cursor of this process: take it before you read a snapshot, subscribe from it afterwards. */
@@ -32,13 +31,8 @@ export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
   stats (): SseStats
 }
 
-type EventFor<Name extends string> = string extends Name
-  ? PublishEvent<any>
-  : [Name & keyof SseChannels] extends [never] ? PublishEvent<any> : EventForAll<Name & keyof SseChannels>
-
 /** What each of these channels takes: the intersection, by way of a parameter. */
-type EventForAll<Name extends keyof SseChannels> =
-  (Name extends unknown ? (event: PublishEvent<SseChannels[Name]>) => void : never) extends (event: infer Event extends PublishEvent<any>) => void ? Event : never
+type EventForAll<C extends ChannelOrName> = (C extends unknown ? (event: PublishEvent<EventsOf<C>>) => void : never) extends (event: infer Event) => void ? Event : never
 
 /** What the registry emits. A listener that throws or rejects is logged. */
 export interface SseRegistryEvents extends StreamEvents {
@@ -46,6 +40,14 @@ export interface SseRegistryEvents extends StreamEvents {
   up: []
   /** The backplane is away: nothing can be published or received until 'up'. */
   down: [{ error: Error }]
+}
+
+/** Who made the streams, and is told what becomes of them. */
+export interface StreamKeeper {
+  /** It closes; its response, where it has been opened, is about to be ended. */
+  left (stream: Stream, opened: boolean): void
+  /** It was open, and has closed: for the log. */
+  closed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void
 }
 
 /** As long as any cursor that a log hands out, for measuring. */
@@ -65,18 +67,17 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   readonly #logger: FastifyBaseLogger
   readonly #delivery: Delivery
-  readonly #leave: (stream: Stream) => void
+  readonly #keeper: StreamKeeper
   #backplane: 'up' | 'down' = 'up'
   /** publish() calls that failed while the backplane is down, and whose failure nobody handled. */
   #unpublished = 0
   #closed = false
 
-  /** @param leave called when a stream has closed */
-  constructor (options: ResolvedOptions, backplane: Backplane, logger: FastifyBaseLogger, leave: (stream: Stream) => void) {
+  constructor (options: ResolvedOptions, backplane: Backplane, logger: FastifyBaseLogger, keeper: StreamKeeper) {
     super()
     this.options = options
     this.#logger = logger
-    this.#leave = leave
+    this.#keeper = keeper
     const { history } = options
     const clock = { now: () => performance.now(), after: (ms: number, call: () => void) => { setTimeout(call, ms).unref() } }
     this.log = new Log<Mover>(backplane, {
@@ -111,7 +112,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   async append (channels: unknown, event: SseEvent | string): Promise<string> {
     if (this.#closed) throw new SSE_ERR_CLOSED('publish()')
     const names = this.namesOf(channels)
-    const fields = this.checkEvent(event)
+    const fields = checkFields(event, this.options.serialize)
     const extra = (['id', 'retry', 'comment'] as const).find(field => fields[field] !== undefined)
     if (extra !== undefined) {
       throw new SSE_ERR_INVALID_EVENT(extra, 'is not for publish(): ids are the log\'s, and retry and comment belong to one stream', received(fields[extra]))
@@ -175,7 +176,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     let events = 0
     let members = 0
     for (const log of this.log.channels.values()) {
-      if (this.size(log.name) > 0) members++
+      if (hasStream(log.members)) members++
       if (log.events > 0) channels++
       events += log.events
     }
@@ -194,7 +195,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   size (name: string): number {
     let size = this.log.channels.get(name)?.members.size ?? 0
-    if (size > 0) for (const publisher of this.publishers.keys()) if (publisher.name === name) size--
+    if (size > 0) for (const { name: other, listens } of this.publishers.keys()) if (listens && other === name) size--
     return size
   }
 
@@ -242,7 +243,12 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   closed (stream: Stream): void {
     this.streams.delete(stream)
-    this.#leave(stream)
+    this.#keeper.left(stream, this.sweep.swept.has(stream))
+  }
+
+  tellClosed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void {
+    this.#keeper.closed(stream, told)
+    this.announce('close', { stream, ...told })
   }
 
   namesOf (channels: unknown): string[] {
@@ -292,6 +298,12 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
       }
     }
   }
+}
+
+/** Publishers are members too, and have no place in the log. */
+function hasStream (members: ReadonlySet<Mover>): boolean {
+  for (const { reader } of members) if (reader !== undefined) return true
+  return false
 }
 
 function twoArguments (first: unknown, second: unknown): Error {

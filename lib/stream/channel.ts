@@ -1,4 +1,4 @@
-import type { StoredEvent, SseEvent } from '../wire/event.ts'
+import type { StoredEvent } from '../wire/event.ts'
 import type { SseFeed } from './feed.ts'
 
 /**
@@ -12,18 +12,20 @@ type IsAny<T> = 0 extends 1 & T ? true : false
 
 /** What `publish()` takes on a channel with these events: the event's name and its data, checked together. */
 export type PublishEvent<Events> = IsAny<Events> extends true
-  ? Pick<SseEvent<any>, 'data' | 'event'> | string
+  ? { event?: string, data: unknown } | string
   : { [Name in keyof Events & string]: Name extends 'message'
       ? { event?: 'message', data: Events[Name] } | (Events[Name] extends string ? Events[Name] : never)
       : { event: Name, data: Events[Name] }
     }[keyof Events & string]
 
-/** What a filter and `history()` see of a channel with these events. */
+/** What a filter and `history()` see of a channel with these events, or of any of several channels. */
 export type StoredEventOf<Events> = IsAny<Events> extends true
   ? StoredEvent<any>
-  : { [Name in keyof Events & string]: Omit<StoredEvent<Events[Name]>, 'event'> & (Name extends 'message'
-    ? { event?: 'message' }
-    : { event: Name }) }[keyof Events & string]
+  : Events extends unknown // of each channel by itself
+    ? { [Name in keyof Events & string]: Omit<StoredEvent<Events[Name]>, 'event'> & (Name extends 'message'
+      ? { event?: 'message' }
+      : { event: Name }) }[keyof Events & string]
+    : never
 
 /** A named group of streams: publish to it, and every subscribed stream of every process gets the event. */
 export interface Channel<Events = any> {
@@ -59,6 +61,12 @@ export interface Channel<Events = any> {
    */
   history (limit?: number): Promise<Array<StoredEventOf<Events>>>
 }
+
+/** What can be published or subscribed to: the handle of a channel of this application, or its name. */
+export type ChannelOrName = Channel | string
+
+/** The events of a channel that is given by its handle or its name; of any of several. */
+export type EventsOf<C extends ChannelOrName> = C extends Channel<infer Events> ? Events : C extends keyof SseChannels ? SseChannels[C] : any
 
 /** Marks handles of channels, with the registry that they are of. */
 export const kRegistry = Symbol('fastify-sse-channels.registry')

@@ -19,6 +19,8 @@ export class Outlet {
   readonly #response: Writable
   readonly #native: boolean
   readonly #owner: OutletOwner
+  /** Something that a hook put in between threw: it may never flush what it has. */
+  #threw = false
 
   /** @param native the response is node:http's own, not something that a hook put in between */
   constructor (response: Writable, native: boolean, owner: OutletOwner) {
@@ -62,8 +64,15 @@ export class Outlet {
   }
 
   #writeTo (taker: Writable, bytes: Buffer): void {
+    let room: boolean
+    try {
+      room = taker.write(bytes)
+    } catch (error) {
+      this.#threw = true
+      throw error
+    }
     // An answer of false alone only says that the write passed Node's mark: often the system has taken all of it.
-    if (taker.write(bytes) || taker.writableLength === 0 || this.blocked) return
+    if (room || taker.writableLength === 0 || this.blocked) return
     this.blocked = true
     this.waitingSince = performance.now()
     // A response never emits 'drain' for what its socket refused, nor the other way round.
@@ -76,17 +85,25 @@ export class Outlet {
 
   /** Ends the response after one last text. */
   end (text: string): void {
-    this.waitingSince = performance.now()
-    this.#response.end(text)
+    this.#finish(response => { response.end(text) })
   }
 
   /** Breaks the connection once one last text is flushed; a client that takes nothing is somebody else's to give up. */
   breakAfter (text: string): void {
+    this.#finish(response => {
+      // A write that fails calls back too.
+      if (text === '' && response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) response.destroy()
+      else response.write(text === '' ? ':\n\n' : text, () => response.destroy())
+    })
+  }
+
+  /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */
+  #finish (how: (response: Writable) => void): void {
     this.waitingSince = performance.now()
-    const response = this.#response
-    // A write that fails calls back too.
-    if (text === '' && response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) response.destroy()
-    else response.write(text === '' ? ':\n\n' : text, () => response.destroy())
+    try {
+      if (!this.#threw) return how(this.#response)
+    } catch {} // Its own connection breaks, and the stream is closed already.
+    this.#response.destroy()
   }
 
   /** Breaks the connection. */

@@ -75,16 +75,21 @@ export class Reader<M extends Member> {
     const late = !chosen && this.#started && this.#lastEventId !== null
     const joined: string[] = []
     const next = [...this.subscriptions]
-    for (const name of names) {
-      const i = next.findIndex(({ log }) => log.name === name)
-      if (i >= 0 && !chosen) {
-        next[i] = { ...next[i]!, filter }
-        continue
+    try {
+      for (const name of names) {
+        const i = next.findIndex(({ log }) => log.name === name)
+        if (i >= 0 && !chosen) {
+          next[i] = { ...next[i]!, filter }
+          continue
+        }
+        const log = this.#log.join(name, this.#member)
+        const resume = { cursor, rewind, late, head: this.#log.head, question: undefined, older: undefined }
+        next[i < 0 ? next.length : i] = { log, from: Infinity, seen: 0, filter, resume }
+        if (i < 0) joined.push(name)
       }
-      const log = this.#log.join(name, this.#member)
-      const resume = { cursor, rewind, late, head: this.#log.head, question: undefined, older: undefined }
-      next[i < 0 ? next.length : i] = { log, from: Infinity, seen: 0, filter, resume }
-      if (i < 0) joined.push(name)
+    } catch (error) { // of the function that gives a channel's limits
+      for (const { log } of next.slice(this.subscriptions.length)) this.#log.leave(log, this.#member)
+      throw error
     }
     this.subscriptions = next
     return joined
@@ -123,8 +128,7 @@ export class Reader<M extends Member> {
       if (resume.question.newest === undefined) return false
     }
     if (!log.current) return false
-    const wanted = resume.rewind ?? (resume.cursor !== null ? Infinity : log.limits.latest ? 1 : 0)
-    if (this.#isGood(resume, place) ? place! >= log.base : log.events >= wanted) return true
+    if (this.#isGood(resume, place) ? place! >= log.base : log.events >= wanted(log, resume)) return true
     // One that a broken connection took with it is asked again.
     if (resume.older === undefined || (!resume.older.done && resume.older !== log.askingOlder)) resume.older = this.#log.readOlder(log)
     return resume.older.done
@@ -155,7 +159,9 @@ export class Reader<M extends Member> {
     this.subscriptions = start === stood || !this.#started
       ? found
       : found.map((subscription, i) => this.subscriptions[i]!.resume !== undefined ? subscription : { ...subscription, seen: Math.max(subscription.seen, stood) })
-    if (this.#started && start < stood) this.#reached = Math.max(this.#reached, stood)
+    // Channels that start at places of their own: what the client has of one is not to come again because it went back on another.
+    const furthest = this.#started ? stood : Math.max(...found.map(({ from }) => from))
+    if (start < furthest) this.#reached = Math.max(this.#reached, furthest)
     this.position = start
     this.#started = true
   }
@@ -169,7 +175,11 @@ export class Reader<M extends Member> {
     } else if (cursor !== null || late) {
       this.#addGap('unknown', log)
     }
-    const newest = rewind ?? (cursor !== null ? Infinity : log.limits.latest ? 1 : 0)
+    // Of what was published since it was joined, some is gone.
+    if (cursor === null && !late && head < log.base) this.#addGap(head < log.lostTo ? 'reset' : 'overrun', log)
+    const newest = wanted(log, resume)
+    // Who asks for all of it must not take what is left for the whole.
+    if (cursor === null && rewind === Infinity && log.cut) this.#addGap('expired', log)
     const index = Math.max(0, log.events - newest)
     // The log itself lost entries between what it kept from before and what came after.
     if (cursor === null && index < log.events && log.at(index).seq <= this.#log.lives.edge) this.#addGap('reset', log)
@@ -268,4 +278,10 @@ export class Reader<M extends Member> {
     if (i < 0) this.#gaps.push({ reason, channels: [name] })
     else if (!this.#gaps[i]!.channels.includes(name)) this.#gaps[i] = { reason, channels: [...this.#gaps[i]!.channels, name] }
   }
+}
+
+/** How many of the newest entries a stream without a good cursor begins with. An end is none of the events that were asked for. */
+function wanted (log: ChannelLog<any>, { cursor, rewind }: Resume): number {
+  const events = rewind ?? (cursor !== null ? Infinity : log.limits.latest ? 1 : 0)
+  return events > 0 && log.holdsEnd ? events + 1 : events
 }

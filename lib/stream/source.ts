@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream'
+import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import { isThenable } from '../options.ts'
 import { isChannel, type Channel } from './channel.ts'
@@ -7,11 +8,11 @@ import type { SseStream } from './sse-stream.ts'
 import type { Stream } from './stream.ts'
 
 /** What `reply.sse()` reads events from. */
-export type SseSource =
+export type SseSource<Request = FastifyRequest> =
   | Channel
   | readonly Channel[]
   | SseFeed
-  | ((stream: SseStream) => unknown)
+  | ((stream: SseStream<Request>) => unknown)
 
 /** @throws SSE_ERR_INVALID_SOURCE */
 export function checkSource (source: unknown): asserts source is SseSource {

@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import type { SseEvent, StoredEvent } from '../wire/event.ts'
-import type { Channel, StoredEventOf } from './channel.ts'
+import type { ChannelOrName, EventsOf, StoredEventOf } from './channel.ts'
 
 /**
  * Why a stream closed: the client left, its source or all of its channels ended, `close()` was called, `maxAge`, `stallTimeout` or
@@ -29,12 +29,9 @@ export interface SseOptions<Event = StoredEvent<any>> extends SubscribeOptions<E
   signal?: AbortSignal | undefined
 }
 
-/** What can be subscribed to: the handle of a channel of this application, or its name. */
-export type ChannelOrName<Events = any> = Channel<Events> | string
-
 /** One open response. */
-export interface SseStream {
-  readonly request: FastifyRequest
+export interface SseStream<Request = FastifyRequest> {
+  readonly request: Request
   /** What the client has: the option, else the header Last-Event-ID, else the query parameter lastEventId, else null. */
   readonly lastEventId: string | null
   /** opening: the response head has not left, because onSend hooks are running. */
@@ -60,7 +57,7 @@ export interface SseStream {
    * the head, unless the call says `lastEventId`.
    * @throws SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION
    */
-  subscribe<Events = any> (channel: ChannelOrName<Events> | ReadonlyArray<ChannelOrName<Events>>, options?: SubscribeOptions<StoredEventOf<Events>>): this
+  subscribe<const C extends ChannelOrName> (channel: C | readonly C[], options?: SubscribeOptions<StoredEventOf<EventsOf<C>>>): this
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this
   /**
    * Ends the stream, after its own events that wait. Resolves when the response is done; a second call does nothing more.

@@ -12,7 +12,8 @@ import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
 import { PIECE_BYTES, type Pieces } from './pieces.ts'
 import { Reader, type GapReason } from './reader.ts'
-import type { ChannelOrName, CloseReason, SseOptions, SseStream, SubscribeOptions } from './sse-stream.ts'
+import type { ChannelOrName } from './channel.ts'
+import type { CloseReason, SseOptions, SseStream, SubscribeOptions } from './sse-stream.ts'
 
 /** What is told of streams. */
 export interface StreamEvents {
@@ -61,6 +62,8 @@ export interface StreamHost {
   /** @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
   checkEvent (event: SseEvent | string): EventFields & { readonly serialized: boolean }
   logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
+  /** It was open, and is closed. */
+  tellClosed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void
   announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
 }
 
@@ -111,6 +114,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** The next pass sends a heartbeat, if it has nothing else to send. */
   #heartbeatDue = false
   #reason: CloseReason | undefined
+  #toldOpened = false
   /** Its source is not through. */
   feeding = false
   #startSource: (() => void) | undefined
@@ -195,6 +199,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       this.end('overflow')
       return NO
     }
+    if (this.#reason !== undefined) return NO // something that a hook put in between closed it
     if (this.state === 'open' && !this.blocked) return YES
     this.#room ??= defer()
     return this.#room.promise
@@ -232,7 +237,8 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this {
     const names = this.#host.namesOf(channel)
-    this.#left(this.reader?.leave(names) ?? [])
+    // While it closes its reader is still there, for listeners to look at.
+    if (this.state !== 'closed') this.#left(this.reader?.leave(names) ?? [])
     return this
   }
 
@@ -316,7 +322,11 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   #write (frame: Frame): void {
     this.#count(frame.body.length)
-    this.#outlet!.write(frame)
+    try {
+      this.#outlet!.write(frame)
+    } catch (error) {
+      this.fail(error)
+    }
   }
 
   #count (bytes: number): void {
@@ -327,6 +337,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   }
 
   onBlocked (): void {
+    if (this.state !== 'open') return // closed from inside that write
     this.#host.counters.blocked++
     this.request.log.debug('stream blocked')
   }
@@ -427,17 +438,28 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#host.tick()
     this.state = 'open'
     this.#outlet = new Outlet(response, native, this)
-    this.#host.counters.opened++
     this.#host.opened(this)
     // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
     if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
-    this.#outlet.open(this.#firstFrame())
+    try {
+      this.#outlet.open(this.#firstFrame())
+    } catch (error) {
+      this.fail(error)
+      this.request.raw.destroy() // What a hook put in between breaks, and nothing has reached the response behind it.
+    }
     this.#makeRoom()
-    this.request.log.debug({ lastEventId: this.lastEventId }, 'stream opened')
-    this.#host.announce('open', { stream: this })
+    this.#tellOpened()
     this.#host.ready(this)
     this.#startSource?.()
     this.#startSource = undefined
+  }
+
+  #tellOpened (): void {
+    if (this.#toldOpened) return
+    this.#toldOpened = true
+    this.#host.counters.opened++
+    this.request.log.debug({ lastEventId: this.lastEventId }, 'stream opened')
+    this.#host.announce('open', { stream: this })
   }
 
   /** The reconnection time, and what is known by now: the cursor of its first position leaves with the head, unless something is to come before it. */
@@ -513,11 +535,10 @@ export class Stream implements SseStream, Member, OutletOwner {
   }
 
   #tellClosed (reason: CloseReason): void {
+    this.#tellOpened() // where it was closed from inside its first write
     const told = { reason, durationMs: Math.round(performance.now() - this.#startedAt), events: this.#events, bytes: this.#bytes }
     this.#host.counters.closed[reason]++
-    // Fastify logs nothing when a client aborts, and runs no onResponse hook.
-    this.request.log.info(told, 'stream closed')
-    this.#host.announce('close', { stream: this, ...told })
+    this.#host.tellClosed(this, told)
   }
 
   /** The response is closed: the client left, or it was ended and is flushed. */

@@ -40,6 +40,8 @@ export interface EventFields {
 
 const LINE_END = /\r\n|\r|\n/g
 const HAS_LINE_END = /[\r\n]/
+const LF = 10
+const CR = 13
 
 /**
  * Encodes one event: comment, id, event, retry, data, and the blank line that dispatches it (WHATWG HTML 9.2.6). The fields
@@ -80,8 +82,12 @@ function measureLines (prefix: number, text: string | undefined): number {
   if (text === undefined) return 0
   let bytes = Buffer.byteLength(text) + prefix + 1
   if (!HAS_LINE_END.test(text)) return bytes
-  // Each line end, of one character or two, becomes one, and the prefix of the next line.
-  for (const [end] of text.matchAll(LINE_END)) bytes += 1 + prefix - end.length
+  // Each line end, of one character or two, becomes one, and the prefix of the next line. Data of nothing else must not hold the event loop.
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === LF || (code === CR && text.charCodeAt(i + 1) !== LF)) bytes += prefix
+    else if (code === CR) bytes--
+  }
   return bytes
 }
 

@@ -1,8 +1,10 @@
+import { Readable } from 'node:stream'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import t from 'tap'
 import { Admission } from '../../lib/fastify/admission.ts'
-import { build, connect, listen, until } from '../client.ts'
+import { connect, listen, logger, soon, until, within } from '../client.ts'
+import { build, ended, isStream } from './app.ts'
 
 t.test('without limits everybody enters', async t => {
   const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: Infinity })
@@ -126,4 +128,92 @@ t.test('a stream that closes leaves once, for whatever reason', async t => {
       await until(() => app.sse.streams.size === 0)
     }
   }
+})
+
+// Refusals, as a client sees them
+
+t.test('a stream too many is refused with 503 and Retry-After, one too many of a key with 429, and the next is taken when one leaves', async t => {
+  for (const [options, status, code] of [[{ maxStreams: 1 }, 503, 'SSE_ERR_TOO_MANY_STREAMS'], [{ maxStreamsPerKey: 1 }, 429, 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY']] as const) {
+    const app = await build(t, { ...options, retry: 4_200 })
+    app.get('/', (request, reply) => reply.sse(app.sse.channel('time')))
+    app.get('/readable', (request, reply) => {
+      const source = Readable.from(['never'])
+      source.on('close', () => sources.push('closed'))
+      return reply.sse(source)
+    })
+    const sources: string[] = []
+    const url = await listen(app)
+    const first = await connect(url)
+    const refused = await ended(await within(connect(url), 'the refusal'), 'the end')
+    t.equal(refused.status, status)
+    t.equal(refused.headers['retry-after'], '5')
+    t.match(JSON.parse(refused.text), { code, statusCode: status })
+    t.equal((await connect(url + '/readable')).status, status)
+    await soon(() => sources.length === 1, 'the refused source to be told')
+    first.leave()
+    await soon(() => app.sse.streams.size === 0, 'the first to close')
+    const next = await within(connect(url), 'the next')
+    t.equal(next.status, 200)
+    next.leave()
+  }
+})
+
+t.test('streamKey is asked who the client is, and what it throws is an ordinary error that counts nothing', async t => {
+  const app = await build(t, {
+    maxStreamsPerKey: 1,
+    streamKey (request) {
+      const { user } = request.query as { user?: string }
+      if (user === undefined) throw new Error('no user')
+      return user
+    }
+  })
+  app.get('/', (request, reply) => reply.sse(app.sse.channel('time')))
+  const url = await listen(app)
+  const a = await connect(url + '/?user=a')
+  const b = await connect(url + '/?user=b')
+  t.strictSame([a.status, b.status, (await connect(url + '/?user=a')).status, (await connect(url)).status], [200, 200, 429, 500])
+  t.equal(app.sse.stats().streams, 2)
+  a.leave()
+  b.leave()
+})
+
+t.test('a streamKey or a filter that is async is refused: a promise would be a key of its own, and let everything through', async t => {
+  const lines: any[] = []
+  const app = await build(t, { maxStreamsPerKey: 1, streamKey: async () => { throw new Error('rejects') } }, logger(lines))
+  app.get('/', (request, reply) => reply.sse())
+  const refused = await app.inject('/')
+  t.match([refused.statusCode, refused.json()], [500, { code: 'SSE_ERR_INVALID_OPTION', message: 'option "streamKey" must be synchronous, received one that returns a promise' }])
+  t.equal(app.sse.streams.size, 0)
+
+  const other = await build(t, {}, logger(lines))
+  const news = other.sse.channel('news')
+  const filter = (async () => { throw new Error('rejects') }) as unknown as () => boolean
+  other.get('/', (request, reply) => reply.sse(news, { filter }))
+  const client = await connect(await listen(other))
+  news.publish('secret')
+  await until(() => client.closed, 'the end of the stream')
+  t.same(client.events, [])
+  t.match(lines.find(({ msg }) => msg === 'stream failed')?.err, { code: 'SSE_ERR_INVALID_OPTION', message: 'option "filter" must be synchronous, received one that returns a promise' })
+})
+
+t.test('a stream whose onSend hooks still run counts, and a failed one is counted out', async t => {
+  const app = await build(t, { maxStreams: 1 })
+  let go = (): void => {}
+  app.addHook('onSend', async (request, reply, payload) => {
+    if (!isStream(payload)) return
+    await new Promise<void>(resolve => { go = resolve })
+    throw new Error('the hook failed')
+  })
+  app.get('/', (request, reply) => reply.sse(app.sse.channel('time')))
+  const url = await listen(app)
+  const first = connect(url)
+  await soon(() => app.sse.stats().streams === 1, 'the first stream')
+  t.equal((await connect(url)).status, 503)
+  go()
+  t.equal((await first).status, 500)
+  t.equal(app.sse.stats().streams, 0)
+  const third = connect(url)
+  await soon(() => app.sse.stats().streams === 1, 'the third stream, which is taken')
+  go()
+  await third
 })

@@ -189,26 +189,44 @@ t.test('a client that reads slowly but steadily is not stalled, and gets everyth
 
 // Bursts
 
-for (const history of [{ maxEvents: 500 }, { maxEvents: 0 }, { maxEvents: 1 }, { maxBytes: 20_000 }, { maxBytes: 0 }]) {
-  t.test(`a burst larger than the history in one turn reaches every client that keeps up, without a gap (${JSON.stringify(history)})`, async t => {
+/** What waits to be offered may take twice the limit, and 128 events at least. */
+const BURSTS = [[{ maxEvents: 500 }, 1_000], [{ maxEvents: 0 }, 128], [{ maxEvents: 1 }, 128], [{ maxBytes: 20_000 }, 250]] as const
+
+for (const [history, events] of BURSTS) {
+  t.test(`a burst larger than the history in one turn reaches every client that keeps up, without a gap (${events} events, ${JSON.stringify(history)})`, async t => {
     const { app, drive, a, b } = await start(t, { history })
     const driven = await Promise.all(Array.from({ length: 20 }, (_, i) => drive(stream => {
       stream.subscribe(a, i % 3 === 0 ? { filter: () => true } : {})
       if (i % 2 === 0) stream.subscribe(b)
     })))
     await turn()
-    for (let i = 0; i < 1_500; i++) app.sse.publish(i % 5 === 0 ? ['a', 'b'] : 'a', `${i} ${'x'.repeat(40)}`)
+    for (let i = 0; i < events; i++) app.sse.publish(i % 5 === 0 ? ['a', 'b'] : 'a', `${i} ${'x'.repeat(40)}`)
     for (const { client } of driven) {
-      await client.first(1_500)
-      t.same(data(client).map(numberOf), numbers(0, 1_499).map(Number))
+      await client.first(events)
+      t.same(data(client).map(numberOf), numbers(0, events - 1).map(Number))
       t.same(client.gaps, [])
     }
     await turn()
-    const { history: kept } = app.sse.stats()
-    if (history.maxEvents !== undefined) t.equal(kept.events, history.maxEvents)
-    else t.ok(kept.bytes <= history.maxBytes)
+    if ('maxEvents' in history) t.equal((await a.history()).length, history.maxEvents)
+    else t.ok(app.sse.stats().history.bytes <= history.maxBytes)
   })
 }
+
+t.test('a burst of many times the history in one turn: every client is told of the loss, and gets the newest', async t => {
+  const { app, drive, a } = await start(t, { history: { maxEvents: 500 } })
+  const driven = await Promise.all(Array.from({ length: 20 }, (_, i) => drive(stream => stream.subscribe(a, i % 3 === 0 ? { filter: () => true } : {}))))
+  await turn()
+  for (let i = 0; i < 5_000; i++) a.publish(String(i))
+  t.ok(app.sse.stats().history.events <= 1_000, 'whoever reads, no more than twice the history is kept')
+  for (const { client } of driven) {
+    await until(() => data(client).includes('4999'), 'the newest')
+    t.match(client.gaps, [{ reason: 'overrun', channels: ['a'] }])
+    t.equal(client.gaps.length, 1)
+    const got = data(client).map(Number)
+    t.ok(got.length >= 200 && got.length <= 1_000, `${got.length} events`)
+    t.same(got, numbers(got[0]!, 4_999).map(Number), 'without a hole')
+  }
+})
 
 t.test('maxEvents 0 delivers live and replays nothing: a client that missed something is told', async t => {
   const { app, drive, a } = await start(t, { history: { maxEvents: 0 } })
@@ -227,7 +245,7 @@ t.test('maxEvents 0 delivers live and replays nothing: a client that missed some
   await a.publish('3')
   await missed.client.first(1)
   t.same(data(missed.client), ['3'])
-  t.same(a.history(), [])
+  t.same(await a.history(), [])
 })
 
 t.test('an event of maxEventBytes goes through whole, and one that is larger reaches nobody', async t => {
@@ -589,7 +607,7 @@ t.test(`stats() add up after a storm of everything (SEED=${SEED})`, async t => {
     const one = open[below(open.length)]
     if (what < 0.12 || one === undefined) {
       all.push(await drive(stream => {
-        stream.subscribe(names.filter(() => chance() < 0.6).map(name => app.sse.channel(name)))
+        for (const name of names.filter(() => chance() < 0.6)) stream.subscribe(app.sse.channel(name))
       }, { valve: chance() < 0.6, ...(chance() < 0.3 && { lastEventId: chance() < 0.5 ? 'garbage' : app.sse.cursor }), options: { rewind: below(3), ...(chance() < 0.2 && { maxAge: 100 }) } }))
     } else if (what < 0.45) {
       for (let i = below(40); i > 0; i--) {

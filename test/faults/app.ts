@@ -4,14 +4,14 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import { Redis } from 'ioredis'
 import { createClient } from 'redis'
 import sse from '../../lib/index.ts'
-import { redisBackplane, type RedisClient } from '../../lib/redis-backplane.ts'
+import { redisBackplane, type RedisClient } from '../../lib/redis/index.ts'
 import type { Answer, Order, Told } from './fleet.ts'
 import { channelsOf } from './model.ts'
 
 let app: FastifyInstance | undefined
 let timer: NodeJS.Timeout | undefined
 const pending = new Set<Promise<unknown>>()
-let acknowledged: Array<[number, string]> = []
+let acknowledged: Told['acknowledged'] = []
 let rejected = 0
 
 const tell = (message: Told | Answer) => { if (process.connected) process.send!(message) }
@@ -43,8 +43,9 @@ async function open ({ redis, driver, maxEvents }: Extract<Order, { do: 'open' }
 }
 
 function publish (n: number): Promise<boolean> {
+  const sent = Date.now()
   const published = app!.sse.publish(channelsOf(n).map(String), { data: { n, text: 'x'.repeat(50) } }).then(cursor => {
-    acknowledged.push([n, cursor])
+    acknowledged.push([n, cursor, sent])
     return true
   }, () => {
     rejected++

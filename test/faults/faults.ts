@@ -1,5 +1,7 @@
-import type { RedisServerOptions } from '../redis-server.ts'
-import { breakAt } from './model.ts'
+import { copyFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { RedisServer, RedisServerOptions } from '../redis/redis-server.ts'
+import { CHANNELS } from './model.ts'
 import type { World } from './trial.ts'
 
 export interface Fault {
@@ -14,7 +16,30 @@ export interface Fault {
   run (world: World): Promise<void>
 }
 
-const KEY = 'sse'
+const KINDS = ['all', 'subscribers', 'commands'] as const
+
+/** Redis ends, and is back after a while: with what is in its directory. */
+async function restart (world: World, meanwhile: () => void = () => {}): Promise<void> {
+  await world.behindABack(() => world.server.kill())
+  meanwhile()
+  await world.wait(20, 1_000)
+  await world.server.restart()
+}
+
+async function inStep (primary: RedisServer, replica: RedisServer): Promise<void> {
+  for (let i = 0; i < 200; i++) {
+    const [mine, other] = await Promise.all([primary.command('INFO', 'replication'), replica.command('INFO', 'replication')])
+    if (other.includes('master_link_status:up') && /master_repl_offset:(\d+)/.exec(mine)![1] === /slave_repl_offset:(\d+)/.exec(other)?.[1]) return
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
+}
+
+/** The primary fails, and a replica takes its place, and has one of its own. */
+async function takeOver (world: World, replica: RedisServer): Promise<RedisServer> {
+  world.server = replica
+  for (const proxy of world.proxies) proxy.retarget(replica.port)
+  return await world.startServer({ replicaOf: replica.port })
+}
 
 export const faults: readonly Fault[] = [
   {
@@ -23,36 +48,34 @@ export const faults: readonly Fault[] = [
     lossless: true,
     async run () {}
   },
-  {
-    name: 'id-again',
-    title: 'an entry id is handed out again with another nonce',
-    lossless: false,
+  ...(['pubsub', 'normal'] as const).map((type): Fault => ({
+    name: `kill-${type}`,
+    title: `CLIENT KILL TYPE ${type} every 300 ms`,
+    lossless: true,
     async run (world) {
-      while (await world.next(300, 900)) {
-        const n = world.ownNumber()
-        const entry = (id: string) => ['XADD', KEY, id, 'n', `again${n}`, 'c', JSON.stringify([String(n % 20), '7']), 's', JSON.stringify({ n })]
-        const whole = world.dice.next() < 0.5
-        // Publishers are quick: the transaction is tried again where they were quicker.
-        let done = false
-        await world.behindABack(async () => {
-          for (let i = 0; i < 20 && !done; i++) {
-            done = await world.breakLog(async rows => {
-              const [last, before] = await rows(2)
-              if (last === undefined || before === undefined) return undefined
-              return whole ? [['DEL', KEY], entry(last.id)] : [['XDEL', KEY, last.id], ['XSETID', KEY, before.id], entry(last.id)]
-            })
-          }
-        })
-      }
+      while (await world.next(300, 300)) await world.server.command('CLIENT', 'KILL', 'TYPE', type)
+    }
+  })),
+  {
+    name: 'script-flush',
+    title: 'SCRIPT FLUSH',
+    lossless: true,
+    async run (world) {
+      while (await world.next(200, 800)) await world.server.command('SCRIPT', 'FLUSH')
     }
   },
   {
-    name: 'kill-tails',
-    title: 'CLIENT KILL of the tails every 200 ms',
+    name: 'buffer-limit',
+    title: 'subscribers killed for their output buffers',
     lossless: true,
+    proxies: true,
+    server: { args: ['--client-output-buffer-limit', 'pubsub 20000 20000 1'] },
     async run (world) {
-      while (await world.next(200, 200)) {
-        for (const [, id] of (await world.server.command('CLIENT', 'LIST')).matchAll(/(?:^|\n)id=(\d+) .*cmd=xread /g)) await world.server.command('CLIENT', 'KILL', 'ID', id!)
+      while (await world.next(200, 800)) {
+        const proxy = world.dice.pick(world.proxies)
+        proxy.stall('subscribers')
+        await world.wait(500, 3_000)
+        proxy.resume()
       }
     }
   },
@@ -62,11 +85,7 @@ export const faults: readonly Fault[] = [
     lossless: true,
     server: { aof: true, appendfsync: 'always' },
     async run (world) {
-      while (await world.next(800, 2_500)) {
-        await world.server.kill()
-        await world.wait(0, 1_000)
-        await world.server.restart()
-      }
+      while (await world.next(800, 2_500)) await restart(world)
     }
   },
   {
@@ -81,19 +100,19 @@ export const faults: readonly Fault[] = [
       }
     }
   },
-  {
-    name: 'stop-process',
-    title: 'SIGSTOP of one process for 5 s',
+  ...[5, 60].map((seconds): Fault => ({
+    name: `stop-process-${seconds}`,
+    title: `SIGSTOP of one process for ${seconds} s`,
     lossless: true,
     async run (world) {
       while (await world.next(500, 2_000)) {
         const app = world.dice.pick(world.apps)
         app.freeze()
-        await world.wait(5_000)
+        await world.wait(seconds * 1_000)
         app.thaw()
       }
     }
-  },
+  })),
   {
     name: 'kill-process',
     title: 'kill -9 of one process',
@@ -114,30 +133,55 @@ export const faults: readonly Fault[] = [
     title: 'Redis restarts empty',
     lossless: false,
     async run (world) {
-      while (await world.next(800, 2_500)) {
-        await world.behindABack(async () => {
-          world.lossFrom ??= Date.now()
-          const before = Date.now()
-          await world.server.kill()
-          world.breaks.push({ ...breakAt(Date.now(), []), time: before })
-        })
+      while (await world.next(800, 2_500)) await restart(world)
+    }
+  },
+  {
+    name: 'suffix',
+    title: 'Redis restarts without the newest entries',
+    lossless: false,
+    async run (world) {
+      while (await world.next(400, 1_500)) {
+        await world.server.command('SAVE')
         await world.wait(20, 1_000)
-        await world.server.restart()
+        await restart(world)
       }
     }
   },
-  ...['DEL', 'FLUSHALL'].map((command): Fault => ({
-    name: command.toLowerCase(),
-    title: `${command} under traffic`,
+  {
+    name: 'restore',
+    title: 'an RDB file of a while ago is restored, over several lives',
     lossless: false,
     async run (world) {
-      while (await world.next(100, 1_200)) {
-        await world.behindABack(async () => {
-          for (let i = 0; i < 20 && !await world.breakLog(async () => [command === 'DEL' ? ['DEL', KEY] : ['FLUSHALL']]); i++);
-        })
+      await world.wait(300)
+      await world.server.command('SAVE')
+      const dump = join(world.server.dir, 'dump.rdb')
+      const old = join(world.server.dir, 'old.rdb')
+      copyFileSync(dump, old)
+      while (await world.next(400, 1_500)) {
+        await world.server.command('SAVE')
+        await restart(world)
+        await world.wait(300, 1_000)
+        await restart(world, () => copyFileSync(old, dump))
       }
     }
-  })),
+  },
+  {
+    name: 'flushall',
+    title: 'FLUSHALL under traffic',
+    lossless: false,
+    async run (world) {
+      while (await world.next(200, 1_500)) await world.behindABack(() => world.server.command('FLUSHALL'))
+    }
+  },
+  {
+    name: 'del',
+    title: 'DEL of one channel under traffic',
+    lossless: false,
+    async run (world) {
+      while (await world.next(100, 700)) await world.behindABack(() => world.server.command('DEL', `{sse}:c:${world.dice.below(CHANNELS)}`))
+    }
+  },
   {
     name: 'trim',
     title: 'XTRIM past slow readers',
@@ -149,11 +193,9 @@ export const faults: readonly Fault[] = [
         const index = world.dice.below(world.apps.length)
         const whole = world.dice.next() < 0.5
         if (whole) world.apps[index]!.freeze()
-        else world.proxies[index]!.stall('readers')
+        else world.proxies[index]!.stall('all')
         await world.wait(300, 1_200)
-        await world.rows()
-        world.lossFrom ??= Date.now()
-        await world.server.command('XTRIM', KEY, 'MAXLEN', String(world.dice.below(20)))
+        for (let i = 0; i < 5; i++) await world.server.command('XTRIM', `{sse}:c:${world.dice.below(CHANNELS)}`, 'MAXLEN', String(world.dice.below(20)))
         if (whole) world.apps[index]!.thaw()
         else world.proxies[index]!.resume()
       }
@@ -168,9 +210,23 @@ export const faults: readonly Fault[] = [
       while (await world.next(50, 700)) {
         const proxy = world.dice.pick(world.proxies)
         proxy.refuse(world.dice.next() < 0.3)
-        proxy.cut(world.dice.pick(['all', 'readers', 'writers']))
+        proxy.cut(world.dice.pick(KINDS))
         await world.wait(0, 300)
         proxy.refuse(false)
+      }
+    }
+  },
+  {
+    name: 'proxy-delay',
+    title: 'a proxy between a process and Redis delays one of the two connections',
+    lossless: true,
+    proxies: true,
+    async run (world) {
+      while (await world.next(50, 700)) {
+        const proxy = world.dice.pick(world.proxies)
+        proxy.delay(world.dice.pick(KINDS), world.dice.between(5, 400))
+        await world.wait(100, 1_000)
+        proxy.cut(world.dice.pick(KINDS))
       }
     }
   },
@@ -182,7 +238,7 @@ export const faults: readonly Fault[] = [
     async run (world) {
       while (await world.next(200, 800)) {
         const proxy = world.dice.pick(world.proxies)
-        proxy.stall(world.dice.pick(['all', 'readers', 'writers']))
+        proxy.stall(world.dice.pick(KINDS))
         // Most of the time shorter than the patience of a backplane, at times longer.
         await world.wait(100, world.dice.next() < 0.8 ? 2_000 : 8_000)
         proxy.resume()
@@ -197,22 +253,60 @@ export const faults: readonly Fault[] = [
     async run (world) {
       while (await world.next(300, 1_500)) {
         // What was swallowed is missing in the connection for ever: it must be given up by who waits for it.
-        world.dice.pick(world.proxies).swallow(world.dice.pick(['all', 'readers', 'writers']), world.dice.pick(['answers', 'requests']))
+        const proxy = world.dice.pick(world.proxies)
+        const kind = world.dice.pick(KINDS)
+        proxy.swallow(kind, world.dice.pick(['answers', 'requests']))
         await world.wait(1_000, 7_000)
+        // Hints that are swallowed while others come through are dropped in silence, which is not to be proved: a network cuts, then.
+        proxy.cut(kind)
       }
     }
   },
   {
     name: 'lost-answer',
-    title: 'an XADD is applied, but its answer is lost',
+    title: 'a publish is applied, but its answer is lost',
     lossless: true,
     proxies: true,
     async run (world) {
       while (await world.next(200, 600)) {
         const proxy = world.dice.pick(world.proxies)
-        proxy.swallow('writers', 'answers')
+        proxy.swallow('commands', 'answers')
         await world.wait(20, 200)
-        proxy.cut('writers')
+        proxy.cut('commands')
+      }
+    }
+  },
+  {
+    name: 'other-server',
+    title: 'one of the two connections leads to another server',
+    lossless: true,
+    proxies: true,
+    async run (world) {
+      const other = await world.startServer()
+      while (await world.next(200, 1_000)) {
+        const proxy = world.dice.pick(world.proxies)
+        const { port } = world.server
+        proxy.target = n => n % 2 === 0 ? port : other.port
+        proxy.cut(world.dice.pick(KINDS))
+        await world.wait(50, 600)
+        proxy.retarget(port)
+      }
+    }
+  },
+  {
+    name: 'planned',
+    title: 'a replica takes over with everything',
+    lossless: true,
+    proxies: true,
+    async run (world) {
+      let replica = await world.startServer({ replicaOf: world.server.port })
+      while (await world.next(800, 2_000)) {
+        // As FAILOVER does: no writes while the replica catches up.
+        await world.server.command('CLIENT', 'PAUSE', '10000', 'WRITE')
+        await inStep(world.server, replica)
+        await world.server.kill()
+        await replica.command('REPLICAOF', 'NO', 'ONE')
+        replica = await takeOver(world, replica)
       }
     }
   },
@@ -224,23 +318,36 @@ export const faults: readonly Fault[] = [
     async run (world) {
       let replica = await world.startServer({ replicaOf: world.server.port })
       while (await world.next(800, 2_000)) {
-        const old = world.server
-        const length = await old.command('XLEN', KEY)
-        for (let i = 0; i < 100 && Number((await replica.command('XLEN', KEY)).slice(1)) < Number(length.slice(1)); i++) await world.wait(20)
+        await inStep(world.server, replica)
         await replica.command('REPLICAOF', 'NO', 'ONE')
         // One process reads none of what is going to be lost, or all do.
-        world.dice.pick(world.proxies).stall(world.dice.pick(['readers', 'all']))
+        world.dice.pick(world.proxies).stall(world.dice.pick(['subscribers', 'all']))
         await world.wait(20, 600)
-        world.lossFrom ??= Date.now()
-        const before = Date.now()
-        await old.kill()
-        const survivors = await world.rows(replica)
-        world.breaks.push({ ...breakAt(Date.now(), survivors.map(({ cursor }) => cursor)), time: before })
-        await world.wait(5)
+        await world.server.kill()
+        replica = await takeOver(world, replica)
+      }
+    }
+  },
+  {
+    name: 'split',
+    title: 'an old primary goes on to acknowledge for some, and becomes a replica of the new one',
+    lossless: false,
+    proxies: true,
+    async run (world) {
+      let replica = await world.startServer({ replicaOf: world.server.port })
+      while (await world.next(800, 2_000)) {
+        await inStep(world.server, replica)
+        await replica.command('REPLICAOF', 'NO', 'ONE')
+        const old = world.server
+        const [first, ...rest] = world.proxies
+        first!.retarget(replica.port)
+        await world.wait(20, 1_500)
+        await old.command('REPLICAOF', '127.0.0.1', String(replica.port))
+        await world.wait(20, 200)
         world.server = replica
-        for (const proxy of world.proxies) proxy.retarget(replica.port)
-        // Each takes over from the one before, and the next one must have all of it.
-        replica = await world.startServer({ replicaOf: replica.port })
+        for (const proxy of rest) proxy.retarget(replica.port)
+        // The old one is the next to take over.
+        replica = old
       }
     }
   }

@@ -1,7 +1,7 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import type { SseStats } from '../../lib/index.ts'
-import { guard, type Teardown } from '../redis-server.ts'
+import { guard, type Teardown } from '../redis/redis-server.ts'
 
 export type Order =
   | { do: 'open', redis: number, driver: string, maxEvents: number }
@@ -12,7 +12,8 @@ export type Order =
   | { do: 'close' }
 
 export interface Answer { id: number, value?: unknown, error?: string }
-export interface Told { acknowledged: Array<[number, string]>, rejected: number }
+/** Number, cursor, and when it was sent. */
+export interface Told { acknowledged: Array<[n: number, cursor: string, sent: number]>, rejected: number }
 
 const PATIENCE = 30_000
 

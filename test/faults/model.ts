@@ -1,3 +1,4 @@
+import { parseCursor } from '../../lib/log/cursor.ts'
 import type { Block } from '../client.ts'
 
 /** What all parts agree on: which channels an event with this number is published to. */
@@ -37,41 +38,15 @@ export interface Reception {
   readonly items: readonly Item[]
 }
 
-/** A place where the log did not go on as it was: what came before is ordered before all that follows, whatever the ids say. */
-export interface Break {
-  /** Wall clock, just before it. */
-  readonly time: number
-  before (cursor: string): boolean
-  /** Whether an entry from before was still in the log afterwards. */
-  survives (cursor: string): boolean
-}
-
-/** A log that was read right before it was broken: what was in it, or is older than all that was in it, came before. */
-export function breakAfter (time: number, rows: readonly string[], survivors: readonly string[]): Break {
-  const known = new Set(rows)
-  const alive = new Set(survivors)
-  const oldest = rows[0]
-  return {
-    time,
-    before: cursor => known.has(cursor) || (oldest !== undefined && compareIds(parse(cursor), parse(oldest)) < 0),
-    survives: cursor => alive.has(cursor)
-  }
-}
-
-/** A log that was away for longer than clocks and ids are fine. */
-export function breakAt (time: number, survivors: readonly string[]): Break {
-  const alive = new Set(survivors)
-  return { time, before: cursor => parse(cursor).ms <= time, survives: cursor => alive.has(cursor) }
-}
+/** What was acknowledged: where it is, and the wall clock when it was sent. */
+export interface Acknowledged { readonly cursor: string, readonly sent: number }
 
 export interface Evidence {
-  /** Number and cursor of what was acknowledged. */
-  readonly acknowledged: ReadonlyMap<number, string>
-  /** Number and cursor of what was found in the log, by somebody else. */
-  readonly found: ReadonlyMap<number, string>
-  readonly breaks: readonly Break[]
-  /** Wall clock of the first loss of any kind that was brought about; undefined if there was none. */
-  readonly lossFrom: number | undefined
+  readonly acknowledged: ReadonlyMap<number, Acknowledged>
+  /** Cursors of what Redis still has of it, at the end. */
+  readonly kept: ReadonlySet<string>
+  /** Nothing was lost: no gap. */
+  readonly lossless: boolean
   readonly clients: readonly Reception[]
 }
 
@@ -88,60 +63,15 @@ export interface Verdict {
   complaints: string[]
 }
 
-interface Key { readonly log: number, readonly ms: number, readonly seq: number }
-
-/** The order of the log: by ids, which Redis makes rise within one log, and by breaks. */
-class Order {
-  readonly #breaks: readonly Break[]
-  readonly #keys = new Map<string, Key>()
-
-  constructor (breaks: readonly Break[]) { this.#breaks = breaks }
-
-  key (cursor: string): Key {
-    let key = this.#keys.get(cursor)
-    if (key === undefined) {
-      const found = this.#breaks.findIndex(({ before }) => before(cursor))
-      this.#keys.set(cursor, key = { log: found === -1 ? this.#breaks.length : found, ...parse(cursor) })
-    }
-    return key
-  }
-
-  /** When an entry was destroyed; undefined if it was not. */
-  destroyed (cursor: string): number | undefined {
-    return this.#breaks.slice(this.key(cursor).log).find(({ survives }) => !survives(cursor))?.time
-  }
-}
-
-function parse (cursor: string): { ms: number, seq: number } {
-  const match = /^(\d+)-(\d+)\./.exec(cursor)
-  if (match === null) throw new Error(`no cursor: ${cursor}`)
-  return { ms: Number(match[1]), seq: Number(match[2]) }
-}
-
-function compareIds (a: { ms: number, seq: number }, b: { ms: number, seq: number }): number {
-  return a.ms - b.ms || (a.seq < b.seq ? -1 : a.seq > b.seq ? 1 : 0)
-}
-
-function compare (a: Key, b: Key): number {
-  return a.log - b.log || compareIds(a, b)
-}
-
-/** An entry that clients are owed. */
-interface Owed { readonly n: number, readonly cursor: string, readonly key: Key, readonly mask: number }
-
 const MOST_OF_A_KIND = 5
 
 /**
- * Holds what clients received against what the log had. A client is owed, in the log's order and once, every entry of its
- * channels after the cursor that it got first, unless a gap event says otherwise:
- * - what lies between the client's place and the gap's cursor was skipped, and told;
- * - a gap may take the client back, and so repeat what it knows;
- * - what was destroyed in the log itself is told by any later gap, for a lost suffix is found by others than those who miss it.
- *   Nobody may have passed it before it was destroyed, though.
+ * Holds what clients received against what was acknowledged. All of them had subscribed before the first publish, so each is owed every
+ * event of its channels, once, in the order of its publisher and of the sequence numbers, unless a gap of that channel says otherwise:
+ * - it stands between what the client has of before and of after the event, of the same publisher;
+ * - or, where the event is lost in Redis itself, it came at any time after the event was sent: others find such a loss than those who miss it.
  */
-export function check (evidence: Evidence): Verdict {
-  const { acknowledged, found, breaks, lossFrom, clients } = evidence
-  const order = new Order(breaks)
+export function check ({ acknowledged, kept, lossless, clients }: Evidence): Verdict {
   const verdict: Verdict = { acknowledged: acknowledged.size, delivered: 0, gaps: 0, behind: 0, repeated: 0, missing: 0, complaints: [] }
   const kinds = new Map<string, number>()
   const complain = (kind: string, text: string) => {
@@ -150,28 +80,26 @@ export function check (evidence: Evidence): Verdict {
     if (count <= MOST_OF_A_KIND) verdict.complaints.push(`${kind}: ${text}`)
   }
 
-  const cursors = new Map<number, string>()
-  const oneCursor = (n: number, cursor: string, who: string) => {
-    const known = cursors.get(n)
-    if (known === undefined) cursors.set(n, cursor)
-    else if (known !== cursor) complain('two cursors', `event ${n} has ${known}, and ${cursor} for ${who}`)
-  }
-  for (const [n, cursor] of acknowledged) oneCursor(n, cursor, 'its publisher')
-  for (const [n, cursor] of found) oneCursor(n, cursor, 'the recorder')
-  const owed: Owed[] = [...cursors].map(([n, cursor]) => ({ n, cursor, key: order.key(cursor), mask: maskOf(channelsOf(n)) }))
-    .sort((a, b) => compare(a.key, b.key))
-  for (let i = 1; i < owed.length; i++) {
-    if (compare(owed[i - 1]!.key, owed[i]!.key) === 0) complain('one place', `events ${owed[i - 1]!.n} and ${owed[i]!.n} both have ${owed[i]!.cursor}`)
-  }
-
-  // Each publisher counts up from a multiple of this.
-  const newest = new Map<number, Owed>()
-  for (const one of owed) {
-    if (!acknowledged.has(one.n)) continue
-    const publisher = Math.floor(one.n / NUMBERS)
-    const before = newest.get(publisher)
-    if (before !== undefined && before.n > one.n) complain('publisher order', `event ${before.n} was published after ${one.n}, and stands before it`)
-    newest.set(publisher, one)
+  const cursors = new Map([...acknowledged].map(([n, { cursor }]) => [n, cursor]))
+  const numbers = new Map<string, number>()
+  /** Life and publisher -> the newest of it. */
+  const newest = new Map<string, { n: number, seq: number }>()
+  /** Of each publisher, in its order, for each channel. */
+  const owed = new Map<string, number[]>()
+  for (const [n, { cursor }] of [...acknowledged].sort(([a], [b]) => a - b)) {
+    const same = numbers.get(cursor)
+    if (same !== undefined) complain('one place', `events ${same} and ${n} both have ${cursor}`)
+    numbers.set(cursor, n)
+    const { life, seq } = parse(cursor)
+    const key = `${life} ${publisherOf(n)}`
+    const before = newest.get(key)
+    if (before !== undefined && before.seq >= seq) complain('publisher order', `event ${before.n} was published before ${n}, and stands behind it`)
+    newest.set(key, { n, seq })
+    for (const channel of channelsOf(n)) {
+      const list = owed.get(`${channel} ${publisherOf(n)}`)
+      if (list === undefined) owed.set(`${channel} ${publisherOf(n)}`, [n])
+      else list.push(n)
+    }
   }
 
   for (const client of clients) checkClient(client)
@@ -179,81 +107,77 @@ export function check (evidence: Evidence): Verdict {
   return verdict
 
   function checkClient ({ name, channels, items }: Reception): void {
-    const mask = maskOf(channels)
-    const first = items[0]
-    if (first === undefined) return complain('never subscribed', name)
-    const from = order.key(first.cursor)
-    const mine = owed.filter(one => (one.mask & mask) !== 0 && compare(one.key, from) > 0)
-    const received = new Set<number>()
-    /** What the client was led past without it, with the time. */
-    const passed: Array<{ one: Owed, time: number }> = []
-    const told: Owed[] = []
-    let lastGap: Item | undefined
-    /** The client's place, the furthest it was at, and the next that it is owed there. */
-    let at = from
-    let furthest = from
-    let next = 0
-
-    for (const item of items) {
-      const key = order.key(item.cursor)
-      if (item.kind === 'event') {
+    if (items.length === 0) return complain('never subscribed', name)
+    /** Where each event stands in `items`, the first time. */
+    const places = new Map<number, number>()
+    const gaps: number[] = []
+    /** Where the client is, since the last gap. */
+    let at: { life: string, seq: number } | undefined
+    /** The last gap that may repeat what it knows: its place was not one any more. */
+    let back = -1
+    for (const [i, item] of items.entries()) {
+      const place = parse(item.cursor)
+      const behind = at !== undefined && at.life === place.life && (item.kind === 'event' ? place.seq <= at.seq : place.seq < at.seq)
+      if (item.kind === 'gap') {
+        verdict.gaps++
+        gaps.push(i)
+        if (item.reason === 'unknown' || item.reason === 'expired') back = i
+        else if (behind) complain('gap', `${name} was taken back by a gap: ${item.reason}`)
+        if (lossless) complain('gap without a loss', `${name} was told ${item.reason} at ${item.cursor}`)
+      } else if (item.kind === 'cursor') {
+        if (behind) complain('cursor goes back', `${name} was given ${item.cursor}, behind ${at!.seq.toString(36)}`)
+      } else {
         verdict.delivered++
         const n = item.n!
-        oneCursor(n, item.cursor, name)
-        const known = received.has(n)
-        if (known) verdict.repeated++
-        if ((maskOf(channelsOf(n)) & mask) === 0) complain('foreign channel', `${name} got event ${n}`)
-        if (compare(key, at) <= 0) {
-          complain(known ? 'repeated' : 'out of order', `${name} got event ${n}, ${item.cursor}, behind ${at.ms}-${at.seq}`)
-        } else if (known && lastGap!.reason === 'overrun') {
-          complain('repeated', `${name} got event ${n} again after an overrun`)
+        const known = cursors.get(n)
+        if (known === undefined) cursors.set(n, item.cursor)
+        else if (known !== item.cursor) complain('two cursors', `event ${n} has ${known}, and ${item.cursor} for ${name}`)
+        if (!channelsOf(n).some(channel => channels.includes(channel))) complain('foreign channel', `${name} got event ${n}`)
+        const before = places.get(n)
+        if (before !== undefined) verdict.repeated++
+        else places.set(n, i)
+        if (before !== undefined && before > back) complain('repeated', `${name} got event ${n} again`)
+        else if (behind) complain('out of order', `${name} got event ${n}, ${item.cursor}, behind ${at!.seq.toString(36)}`)
+      }
+      at = place
+    }
+    for (const channel of channels) {
+      const told = gaps.filter(i => items[i]!.channels!.includes(channel))
+      for (const [key, list] of owed) {
+        if (!key.startsWith(`${channel} `)) continue
+        let next = Infinity
+        for (let i = list.length - 1; i >= 0; i--) {
+          const n = list[i]!
+          const place = places.get(n)
+          if (place !== undefined) {
+            next = place
+            continue
+          }
+          let before = -1
+          for (let j = i - 1; j >= 0 && before < 0; j--) before = places.get(list[j]!) ?? -1
+          const { cursor, sent } = acknowledged.get(n)!
+          const there = kept.has(`${channel} ${cursor}`)
+          if (told.some(gap => there ? gap > before && gap < next : items[gap]!.time >= sent)) verdict.behind++
+          else {
+            verdict.missing++
+            complain('missing', `${name} did not get event ${n} of channel ${channel}, ${cursor}, ${there ? 'which Redis has' : 'which is lost'}, and no gap says so`)
+          }
         }
-        received.add(n)
-      } else if (item.kind === 'gap') {
-        verdict.gaps++
-        lastGap = item
-        if (lossFrom === undefined || item.time < lossFrom) complain('gap without a loss', `${name} was told ${item.reason} at ${item.cursor}`)
-        if (item.reason === 'overrun' && compare(key, at) < 0) complain('gap', `${name} was taken back by an overrun`)
-      } else if (compare(key, at) < 0) {
-        complain('cursor goes back', `${name} was given ${item.cursor}, behind ${at.ms}-${at.seq}`)
       }
-      const jump = item.kind === 'gap' && compare(key, at) > 0
-      at = key
-      if (compare(key, furthest) > 0) furthest = key
-      for (; next < mine.length && compare(mine[next]!.key, furthest) <= 0; next++) {
-        const one = mine[next]!
-        if (received.has(one.n)) continue
-        const namesIt = jump && (one.mask & mask & maskOf(item.channels!)) !== 0
-        if (namesIt) told.push(one)
-        else passed.push({ one, time: item.time })
-      }
-    }
-
-    verdict.behind += told.filter(({ n }) => !received.has(n)).length
-    for (const { one, time } of passed) {
-      if (received.has(one.n)) continue
-      const destroyed = order.destroyed(one.cursor)
-      const excused = destroyed !== undefined && time >= destroyed && lastGap !== undefined && lastGap.time >= destroyed
-      if (excused) verdict.behind++
-      else miss(one, `was led past it${destroyed === undefined ? '' : ', destroyed,'} at ${time}`)
-    }
-    for (const one of mine.slice(next)) if (!received.has(one.n)) miss(one, `never came so far, but to ${furthest.ms}-${furthest.seq}`)
-
-    function miss ({ n, cursor }: Owed, how: string): void {
-      verdict.missing++
-      complain('missing', `${name} did not get event ${n}, ${cursor}, and ${how}`)
     }
   }
 }
 
+const publisherOf = (n: number) => Math.floor(n / NUMBERS)
+
+function parse (cursor: string): { life: string, seq: number } {
+  const place = parseCursor(cursor)
+  if (place === undefined) throw new Error(`no cursor: ${cursor}`)
+  return place
+}
+
 /** So many numbers each publisher has. */
 export const NUMBERS = 1_000_000
-
-function maskOf (channels: readonly number[]): number {
-  let mask = 0
-  for (const channel of channels) mask |= 1 << channel
-  return mask
-}
 
 /** Numbers that look random and are the same for the same seed. */
 export class Dice {

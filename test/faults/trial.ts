@@ -1,15 +1,15 @@
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Redis } from 'ioredis'
-import { decodeRows, type Row } from '../../lib/redis-row.ts'
-import { until } from '../backplane-contract.ts'
-import { Proxy } from '../redis-proxy.ts'
-import { RedisServer, type RedisServerOptions, type Teardown } from '../redis-server.ts'
+import { until } from '../log/backplane-contract.ts'
+import { Proxy } from '../redis/redis-proxy.ts'
+import { RedisServer, type RedisServerOptions, type Teardown } from '../redis/redis-server.ts'
 import { Client } from './client.ts'
 import type { Fault } from './faults.ts'
 import type { App } from './fleet.ts'
-import { breakAfter, CHANNELS, check, Dice, NUMBERS, type Break, type Evidence, type Verdict } from './model.ts'
-
-const KEY = 'sse'
+import { CHANNELS, check, Dice, NUMBERS, type Acknowledged, type Evidence, type Verdict } from './model.ts'
 
 export interface TrialOptions {
   /** How long the fault is brought about, again and again. */
@@ -48,10 +48,7 @@ export class World {
   readonly proxies: Proxy[] = []
   server!: RedisServer
   times = 0
-  readonly acknowledged = new Map<number, string>()
-  readonly found = new Map<number, string>()
-  readonly breaks: Break[] = []
-  lossFrom: number | undefined
+  readonly acknowledged = new Map<number, Acknowledged>()
   rejected = 0
   deadline = 0
 
@@ -75,7 +72,7 @@ export class World {
     if (this.#fault.proxies === true) for (let i = 0; i < this.apps.length; i++) this.proxies.push(await Proxy.start(this.#cleanup, this.server.port))
     for (const app of this.apps) {
       app.onTold = ({ acknowledged, rejected }) => {
-        for (const [n, cursor] of acknowledged) this.acknowledged.set(n, cursor)
+        for (const [n, cursor, sent] of acknowledged) this.acknowledged.set(n, { cursor, sent })
         this.rejected += rejected
       }
     }
@@ -105,35 +102,24 @@ export class World {
 
   wait (least: number, most = least): Promise<void> { return sleep(this.dice.between(least, most)) }
 
-  /** Commands in one transaction; what each one answers. Undefined: the log has changed while they were made. */
-  async #transaction (make: (client: Redis) => Promise<string[][]>): Promise<unknown[] | undefined> {
-    const client = this.#client(this.server)
-    try {
-      await client.watch(KEY)
-      const commands = await make(client)
-      const results = await client.multi(commands.map(([command, ...args]) => ['call', command!, ...args])).exec()
-      if (results === null) return undefined
-      for (const [error] of results) if (error !== null) throw error
-      return results.map(([, value]) => value)
-    } finally {
-      client.disconnect()
-    }
-  }
-
-  /** All that is in the log. */
-  async rows (server = this.server): Promise<Row[]> {
-    const client = this.#client(server)
-    try {
-      return this.#note(await client.call(...readAll))
-    } finally {
-      client.disconnect()
-    }
-  }
-
-  #client (server: RedisServer): Redis {
-    const client = new Redis(server.port, '127.0.0.1', { protocol: 2 })
+  /** Channel and cursor of all that Redis has. */
+  async kept (): Promise<Set<string>> {
+    const client = new Redis(this.server.port, '127.0.0.1', { protocol: 2 })
     client.on('error', () => {})
-    return client
+    try {
+      const lives = ((await client.hget('{sse}', 'lives')) ?? '').trim().split(' ')
+      const starts = lives.flatMap((id, i) => i % 4 === 0 ? [{ id, start: Number(lives[i + 1]) }] : [])
+      const kept = new Set<string>()
+      for (let channel = 0; channel < CHANNELS; channel++) {
+        for (const [id] of await client.xrange(`{sse}:c:${channel}`, '-', '+')) {
+          const seq = parseInt(id)
+          kept.add(`${channel} ${starts.findLast(({ start }) => start < seq)?.id}-${seq.toString(36)}`)
+        }
+      }
+      return kept
+    } finally {
+      client.disconnect()
+    }
   }
 
   /** Often enough while one process does not look. */
@@ -144,31 +130,7 @@ export class World {
     await act()
     app?.thaw()
   }
-
-  /** Changes the log at one blow, and notes what was in it before and after. False: it has changed, and nothing was done. */
-  async breakLog (make: (rows: (count: number) => Promise<Row[]>) => Promise<string[][] | undefined>): Promise<boolean> {
-    this.lossFrom ??= Date.now()
-    const time = Date.now()
-    const answers = await this.#transaction(async client => {
-      const commands = await make(async count => decodeRows(await client.call('XREVRANGE', KEY, '+', '-', 'COUNT', String(count))))
-      return commands === undefined ? [] : [readAll, ...commands, readAll]
-    })
-    if (answers === undefined || answers.length === 0) return false
-    const cursors = [answers[0], answers.at(-1)].map(answer => this.#note(answer).map(({ cursor }) => cursor)) as [string[], string[]]
-    this.breaks.push(breakAfter(time, ...cursors))
-    return true
-  }
-
-  #note (answer: unknown): Row[] {
-    const rows = decodeRows(answer)
-    for (const { entry, cursor } of rows) {
-      if (entry !== undefined) this.found.set((JSON.parse(entry.data!) as { n: number }).n, cursor)
-    }
-    return rows
-  }
 }
-
-const readAll: [string, ...string[]] = ['XRANGE', KEY, '-', '+']
 
 /** Brings a fault about, under traffic, and judges what the clients saw. */
 export async function trial (t: Teardown, fault: Fault, apps: readonly App[], options: TrialOptions): Promise<Outcome> {
@@ -198,21 +160,30 @@ export async function trial (t: Teardown, fault: Fault, apps: readonly App[], op
 
     for (const client of clients) client.rest()
     const late = await finish(world, clients)
-    await world.rows()
     for (const client of clients) client.leave()
-    const { acknowledged, found, breaks, lossFrom } = world
-    const evidence: Evidence = { acknowledged, found, breaks, lossFrom: fault.lossless ? undefined : lossFrom, clients }
+    const evidence: Evidence = { acknowledged: world.acknowledged, kept: await world.kept(), lossless: fault.lossless, clients }
     const verdict = check(evidence)
     verdict.complaints.push(...late)
+    if (verdict.complaints.length > 0) verdict.complaints.push(`the histories are in ${write(fault, options, evidence, verdict)}`)
     return { ...verdict, evidence, times: world.times, rejected: world.rejected, ...standstill(clients, start, end) }
   } finally {
     await cleanup.run()
   }
 }
 
+/** What was published, acknowledged and received, with times, for whoever looks into it. */
+function write ({ name }: Fault, { seed }: TrialOptions, { acknowledged, kept, clients }: Evidence, { complaints }: Verdict): string {
+  const dir = join(tmpdir(), 'sse-faults')
+  mkdirSync(dir, { recursive: true })
+  const file = join(dir, `${name}-${seed}-${Date.now()}.json`)
+  writeFileSync(file, JSON.stringify({ complaints, acknowledged: [...acknowledged], kept: [...kept], clients: clients.map(({ name, channels, items }) => ({ name, channels, items })) }))
+  return file
+}
+
 /** One last event on each channel: who has those of its channels has all that it will get. */
 async function finish (world: World, clients: readonly Client[]): Promise<string[]> {
   const last = new Map<number, number>()
+  const since = Date.now()
   await until('the last events are published', async () => {
     const n = world.ownNumber()
     for (let channel = 0; channel < CHANNELS; channel++) {
@@ -222,7 +193,9 @@ async function finish (world: World, clients: readonly Client[]): Promise<string
     }
     return true
   }, 30_000)
-  const missing = ({ channels, items }: Client) => channels.filter(channel => !items.some(({ n }) => n === last.get(channel)))
+  // Or a gap: another process may have come, just then, with the proof of a loss.
+  const missing = ({ channels, items }: Client) => channels.filter(channel =>
+    !items.some(({ n, time, kind, channels }) => n === last.get(channel) || (kind === 'gap' && time > since && channels!.includes(channel))))
   const waiting = new Set(clients)
   await until('all have received them', () => {
     for (const client of waiting) if (missing(client).length === 0) waiting.delete(client)

@@ -302,7 +302,7 @@ async function sharedPromises (t: Test, make: (t: Test) => Log | Promise<Log>): 
 
   await t.test('read() tells what is kept after a sequence number, as it was appended, with its age', async t => {
     const [[first], [second]] = await several(t, 2) as [[SharedBackplane, Recorder], [SharedBackplane, Recorder]]
-    const cursors = []
+    const cursors: string[] = []
     for (const each of entries) cursors.push(await first.append(each))
     await pause(60)
     const ofNews = entries.map((each, i) => ({ each, seq: seqOf(cursors[i]!) })).filter(({ each }) => each.channels.includes('news'))

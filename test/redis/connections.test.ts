@@ -78,7 +78,7 @@ for (const type of ['normal', 'pubsub']) {
 lossless('SCRIPT FLUSH: the pair is given up, and made anew', async ({ server, trial }) => {
   await server.command('SCRIPT', 'FLUSH')
   await until('all noticed', () => trial.processes.every(({ follower }) => follower.count('broken') > 0))
-  for (const { follower } of trial.processes) if (!/NOSCRIPT/.test(follower.errors[0]!.message)) throw follower.errors[0]!
+  for (const { follower } of trial.processes) if (!/NOSCRIPT/.test(follower.errors[0]!.message)) throw new Error(follower.errors[0]!.message)
 })
 
 lossless('Redis hangs for 3 s (SIGSTOP)', async ({ server }) => {

@@ -138,18 +138,18 @@ t.test('a filter gets the stored event and decides for its stream alone', async 
     [1, 2, 3].map(n => ({ id: ids[n - 1], channels: ['a', 'other'], event: 'n', data: { n } })))
 })
 
-t.test('a filter sees a string as it was published, and no name and no data as undefined', async t => {
+t.test('a filter sees a string as it was published, and no name as undefined', async t => {
   const { a, drive } = await start(t)
   const seen: unknown[] = []
   const { client } = await drive(stream => stream.subscribe(a, { filter: ({ event, data }) => seen.push([event, data]) > 0 }))
   await a.publish('{"looks":"like JSON"}')
-  await a.publish({ event: 'named' })
+  await a.publish({ event: 'named', data: '' })
   await a.publish({ data: null })
   await a.publish({ data: 0 })
   await a.publish('')
   await a.publish('last')
   await until(() => data(client).includes('last'))
-  t.same(seen, [[undefined, '{"looks":"like JSON"}'], ['named', undefined], [undefined, null], [undefined, 0], [undefined, ''], [undefined, 'last']])
+  t.same(seen, [[undefined, '{"looks":"like JSON"}'], ['named', ''], [undefined, null], [undefined, 0], [undefined, ''], [undefined, 'last']])
 })
 
 t.test('data is parsed once for all filters of a pass, and not at all where no filter asks', async t => {
@@ -288,7 +288,7 @@ t.test('to subscribe again to a channel repeats nothing either where rewind is g
   t.same(data(client), ['before 3', 'before 4', 'live'])
 })
 
-t.test('failures of promises that nobody awaits are logged, and do not end the process', async t => {
+t.test('failures of promises that nobody awaits are logged, once each, and do not end the process', async t => {
   const lines: any[] = []
   const { app, a, drive } = await start(t, {}, logger(lines))
   const { stream } = await drive(stream => stream.subscribe(a))
@@ -323,15 +323,16 @@ t.test('a failure is told to whoever awaits, with its code', async t => {
   }
   await t.rejects(a.publish('x'.repeat(101)), { code: 'SSE_ERR_EVENT_TOO_LARGE', statusCode: 413 })
   t.throws(() => app.sse.channel(''), { code: 'SSE_ERR_INVALID_CHANNEL' })
-  t.match(app.sse.stats(), { published: 0, received: 0, history: { events: 0, oldest: null } })
+  t.match(app.sse.stats(), { published: 0, received: 0, history: { channels: 0, events: 0, bytes: 0 } })
 })
 
 t.test('the largest event that maxEventBytes takes is taken, and one byte more is not', async t => {
   const { a, drive } = await start(t, { maxEventBytes: 100 })
   const { client, stream } = await drive(stream => stream.subscribe(a))
   const frame = 'data: \n\n'.length
-  await a.publish('é'.repeat((100 - frame) / 2))
-  await t.rejects(a.publish('é'.repeat((100 - frame) / 2) + 'x'), { code: 'SSE_ERR_EVENT_TOO_LARGE' })
+  const name = 'a'.length
+  await a.publish('x' + 'é'.repeat((99 - frame - name) / 2))
+  await t.rejects(a.publish('xx' + 'é'.repeat((99 - frame - name) / 2)), { code: 'SSE_ERR_EVENT_TOO_LARGE' })
   await t.rejects(stream.send('x'.repeat(101 - frame)), { code: 'SSE_ERR_EVENT_TOO_LARGE' })
   t.equal(await stream.send('x'.repeat(100 - frame)), true)
   await client.first(2)
@@ -345,9 +346,31 @@ t.test('a channel of another application is refused', async t => {
     try { stream.subscribe(other.a) } catch (error) { thrown = error }
   })
   t.equal(thrown.code, 'SSE_ERR_INVALID_CHANNEL')
-  t.throws(() => stream.unsubscribe('a' as any), { code: 'SSE_ERR_INVALID_CHANNEL' })
-  t.throws(() => stream.subscribe([{ name: 'a' }] as any), { code: 'SSE_ERR_INVALID_CHANNEL' })
+  t.throws(() => stream.unsubscribe(other.a), { code: 'SSE_ERR_INVALID_CHANNEL' })
+  for (const wrong of [[{ name: 'a' }], { name: 'a' }, '', [''], [], undefined, null, 5]) {
+    t.throws(() => stream.subscribe(wrong as any), { code: 'SSE_ERR_INVALID_CHANNEL' })
+    t.throws(() => stream.unsubscribe(wrong as any), { code: 'SSE_ERR_INVALID_CHANNEL' })
+  }
   t.equal(stream.channels.size, 0)
+})
+
+t.test('publish(), subscribe() and unsubscribe() take names and handles, one or several', async t => {
+  const { app, a, b, c, drive } = await start(t)
+  const { client, stream } = await drive(stream => stream.subscribe('a').subscribe([b, 'c']))
+  t.same([...stream.channels], ['a', 'b', 'c'])
+  await app.sse.publish(a, 'by its handle')
+  await app.sse.publish([a, 'b', c, 'c'], 'to all')
+  await app.sse.publish('c', 'by its name')
+  await client.first(3)
+  t.same(data(client), ['by its handle', 'to all', 'by its name'])
+  t.same((await b.history())[0]!.channels, ['a', 'b', 'c'])
+  stream.unsubscribe(['a', b])
+  t.same([...stream.channels], ['c'])
+  stream.unsubscribe('c')
+  t.equal(stream.channels.size, 0)
+  const other = await start(t)
+  await t.rejects(app.sse.publish(other.a, 'x'), { code: 'SSE_ERR_INVALID_CHANNEL' })
+  await t.rejects(app.sse.publish(['a', other.a], 'x'), { code: 'SSE_ERR_INVALID_CHANNEL' })
 })
 
 t.test('equal names are the same channel, and a handle keeps nothing', async t => {
@@ -358,7 +381,7 @@ t.test('equal names are the same channel, and a handle keeps nothing', async t =
   await a.publish('x')
   await client.first(1)
   t.equal(app.sse.channel('never').size, 0)
-  t.same(app.sse.channel('never').history(), [])
+  t.same(await app.sse.channel('never').history(), [])
   t.equal(app.sse.stats().channels, 1)
 })
 
@@ -368,22 +391,25 @@ t.test('names such as __proto__ and constructor are channels like any other', as
   const { client } = await drive(stream => stream.subscribe(names.map(name => app.sse.channel(name))))
   for (const name of names) await app.sse.publish(name, name.trim())
   await client.first(names.length)
-  for (const name of names) t.match(app.sse.channel(name).history(), { length: 1 })
+  for (const name of names) t.match(await app.sse.channel(name).history(), { length: 1 })
 })
 
 t.test('100,000 channels that were published to once leave no trace but their events', async t => {
-  const { app, drive, a } = await start(t, { history: { maxEvents: 10 } })
+  const { app, drive, a } = await start(t, { history: { maxBytes: 1_000 } })
   const { client } = await drive(stream => stream.subscribe(a))
   global.gc?.()
   const before = process.memoryUsage().heapUsed
-  for (let i = 0; i < 100_000; i++) app.sse.publish(`channel number ${i}`, 'x').catch(() => {})
+  for (let i = 0; i < 100_000; i++) await app.sse.publish(`channel number ${i}`, 'x')
   await a.publish('last')
   await client.first(1)
+  await until(() => app.sse.stats().history.bytes <= 1_000, 'the history to shrink to its limit')
   global.gc?.()
   if (global.gc !== undefined) t.ok(process.memoryUsage().heapUsed - before < 10e6)
-  t.match(app.sse.stats(), { channels: 1, subscriptions: 1, history: { events: 10 } })
-  t.same(app.sse.channel('channel number 0').history(), [])
-  t.equal(app.sse.channel('channel number 99999').history().length, 1)
+  const { channels, subscriptions, history } = app.sse.stats()
+  t.same([channels, subscriptions], [1, 1])
+  t.ok(history.channels < 20)
+  t.same(await app.sse.channel('channel number 0').history(), [])
+  t.equal((await app.sse.channel('channel number 99999').history()).length, 1)
 })
 
 t.test('history() gives the newest events of a channel, newest last', async t => {
@@ -391,45 +417,61 @@ t.test('history() gives the newest events of a channel, newest last', async t =>
   const ids: string[] = []
   for (let i = 0; i < 6; i++) ids.push(await (i % 3 === 0 ? b : a).publish({ event: 'n', data: { i } }))
   const both = await app.sse.publish(['a', 'b'], 'text')
-  t.same(a.history().map(({ data }) => data), [{ i: 1 }, { i: 2 }, { i: 4 }, { i: 5 }, 'text'])
-  t.same(b.history(2).map(({ id, channels, event, data }) => ({ id, channels, event, data })), [
+  t.same((await a.history()).map(({ data }) => data), [{ i: 1 }, { i: 2 }, { i: 4 }, { i: 5 }, 'text'])
+  t.same((await b.history(2)).map(({ id, channels, event, data }) => ({ id, channels, event, data })), [
     { id: ids[3], channels: ['b'], event: 'n', data: { i: 3 } },
     { id: both, channels: ['a', 'b'], event: undefined, data: 'text' }
   ])
-  t.same(a.history(0), [])
-  t.equal(a.history(1000).length, 5)
+  t.same(await a.history(0), [])
+  t.equal((await a.history(1000)).length, 5)
 })
 
-t.test('the history is bounded by count, by bytes and by age', async t => {
+t.test('the history of a channel is bounded by count and by age, and that of all by bytes', async t => {
   const count = await start(t, { history: { maxEvents: 3 } })
   for (let i = 0; i < 10; i++) await count.a.publish(String(i))
-  t.same(count.a.history().map(({ data }) => data), ['7', '8', '9'])
+  await count.b.publish('another channel')
+  t.same((await count.a.history()).map(({ data }) => data), ['7', '8', '9'])
+  t.match(count.app.sse.stats().history, { channels: 2, events: 4 })
 
   const bytes = await start(t, { history: { maxBytes: 1000 } })
-  for (let i = 0; i < 10; i++) await bytes.a.publish('x'.repeat(280))
-  t.equal(bytes.a.history().length, 3)
-  t.ok(bytes.app.sse.stats().history.bytes <= 1000)
+  const { client } = await bytes.drive(stream => stream.subscribe('c'))
+  for (let i = 0; i < 10; i++) await (i % 2 === 0 ? bytes.a : bytes.b).publish('x'.repeat(250))
+  await bytes.c.publish('last')
+  await client.first(1)
+  await until(() => bytes.app.sse.stats().history.bytes <= 1000, 'the oldest to go')
+  t.match([await bytes.a.history(), await bytes.b.history(), await bytes.c.history()], [{ length: 1 }, { length: 2 }, { length: 1 }], 'the oldest of all go first')
 
   const age = await start(t, { history: { maxAge: 60 } })
   await age.a.publish('old')
-  t.equal(age.a.history().length, 1)
-  await until(() => age.a.history().length === 0, 'the event to age out')
+  t.equal((await age.a.history()).length, 1)
+  await until(() => age.app.sse.stats().history.events === 0, 'the event to age out')
+  t.same(await age.a.history(), [])
   await age.a.publish('young')
-  t.same(age.a.history().map(({ data }) => data), ['young'])
+  t.same((await age.a.history()).map(({ data }) => data), ['young'])
   t.match(age.app.sse.stats(), { history: { events: 1 } })
 })
 
+t.test('a channel has limits of its own where "history.channel" gives them', async t => {
+  const { app } = await start(t, { history: { maxEvents: 5, channel: name => name === 'long' ? { maxEvents: 8 } : name === 'value' ? { latest: true } : undefined } })
+  for (let i = 0; i < 10; i++) await app.sse.publish(['short', 'long', 'value'], String(i))
+  t.same((await app.sse.channel('short').history()).map(({ data }) => data).join(''), '56789')
+  t.same((await app.sse.channel('long').history()).map(({ data }) => data).join(''), '23456789')
+  t.same((await app.sse.channel('value').history()).map(({ data }) => data).join(''), '9')
+})
+
 t.test('an event that is larger than the whole history is delivered live, and not kept', async t => {
-  const { app, a, drive } = await start(t, { history: { maxBytes: 50 } })
+  const { app, a, drive } = await start(t, { history: { maxBytes: 100 } })
   const clients = await Promise.all([1, 2, 3].map(() => drive(stream => stream.subscribe(a))))
-  for (let i = 0; i < 5; i++) a.publish(`${i}`.repeat(100))
+  for (let i = 0; i < 5; i++) {
+    await a.publish(`${i}`.repeat(120))
+    for (const { client } of clients) await client.first(i + 1)
+  }
   for (const { client } of clients) {
-    await client.first(5)
-    t.same(data(client), [0, 1, 2, 3, 4].map(i => `${i}`.repeat(100)))
+    t.same(data(client), [0, 1, 2, 3, 4].map(i => `${i}`.repeat(120)))
     t.same(client.gaps, [])
   }
-  await turn()
-  t.match(app.sse.stats().history, { events: 0, bytes: 0, oldest: null, newest: app.sse.cursor })
+  t.same(app.sse.stats().history, { channels: 0, events: 0, bytes: 0 })
+  t.same(await a.history(), [])
 })
 
 t.test('registry events come in order, with the stream, and a listener that throws breaks nothing', async t => {
@@ -538,19 +580,24 @@ t.test('stats() adds up', async t => {
     gaps: 0,
     opened: 0,
     closed: { client: 0, end: 0, server: 0, age: 0, stall: 0, overflow: 0, drain: 0, error: 0 },
-    history: { events: 0, bytes: 0, oldest: null, newest: app.sse.cursor },
+    history: { channels: 0, events: 0, bytes: 0 },
     backplane: 'up'
   })
   const one = await drive(stream => stream.subscribe([a, b]))
   const two = await drive(stream => stream.subscribe(b))
-  const first = await a.publish('a')
-  const last = await b.publish('b')
+  await a.publish('to a')
+  await b.publish('to b')
   await one.client.first(2)
   await two.client.first(1)
   const stats = app.sse.stats()
   t.match(stats, { streams: 2, channels: 2, subscriptions: 3, published: 2, received: 2, delivered: 3, opened: 2 })
-  t.match(stats.history, { events: 2, oldest: first, newest: last, bytes: Buffer.byteLength(`id: ${first}\ndata: a\n\nid: ${last}\ndata: b\n\n`) })
-  t.equal(stats.bytesWritten, Buffer.byteLength(one.client.text) + Buffer.byteLength(two.client.text))
+  t.match(stats.history, { channels: 2, events: 2 })
+  t.ok(stats.history.bytes >= Buffer.byteLength('data: to a\n\ndata: to b\n\nab') && stats.history.bytes < 200, `${stats.history.bytes} bytes`)
+  await app.sse.publish(['a', 'b'], 'to both')
+  t.match(app.sse.stats().history, { channels: 2, events: 4 }, 'an event of two channels counts for each')
+  await one.client.first(3)
+  await two.client.first(2)
+  t.equal(app.sse.stats().bytesWritten, Buffer.byteLength(one.client.text) + Buffer.byteLength(two.client.text))
   one.client.leave()
   await until(() => app.sse.stats().streams === 1)
   t.match(app.sse.stats(), { channels: 1, subscriptions: 1, opened: 2, closed: { client: 1 } })

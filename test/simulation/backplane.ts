@@ -208,13 +208,13 @@ export class ModelBackplane implements SharedBackplane {
     const { promise, resolve, reject } = defer<T>(world)
     const fail = (): void => world.at(world.random() * 60, () => reject(new Error('no answer')))
     const pair = this.#pair
-    if (pair?.up !== true) {
+    if (pair?.up !== true || world.chance(0.02)) {
       fail()
     } else {
       this.#command(pair, request, answer => {
         const value = read(answer)
         // Told late, it may be told when the connection it came over has been replaced.
-        if (world.chance(0.05)) world.at(world.random() * 150, () => resolve(value))
+        if (world.chance(0.1)) world.at(world.random() * 250, () => resolve(value))
         else resolve(value)
       }, fail)
     }
@@ -244,8 +244,8 @@ export class ModelBackplane implements SharedBackplane {
     if (this.#pair !== pair) return
     this.#heard = this.#world.now
     this.#lives.see({ life: row.life, seq: row.seq })
-    if (pair.up && this.#lives.state(row.life) === 'unknown') return this.#lose(pair)
     this.#receiver.hear({ ...this.#entry(row), life: row.life, prevs: row.prevs })
+    if (pair.up && this.#lives.state(row.life) === 'unknown') this.#lose(pair)
   }
 
   #entry ({ seq, channels, kind, data }: Row): Omit<HeardEntry, 'life' | 'prevs'> {

@@ -16,6 +16,8 @@ export interface Habits {
   readonly foreign: boolean
   /** It joins and leaves channels while the stream is open. */
   readonly rejoin: boolean
+  /** What was acknowledged may be lost. */
+  readonly losses: boolean
   /** Its filters do everything that a handler may do. */
   readonly busyFilters: boolean
   /** Only the newest entry of the channel counts. */
@@ -143,6 +145,26 @@ export class Client {
     return `C${session.number} ${stream.state}${stream.blocked ? ' blocked' : ''} at ${position} of ${stream.process.log.head} in ${subscriptions.map(({ log }) => log.name + (log.current ? '' : '?')).join()}`
   }
 
+  complain (what: string): void {
+    this.session.complaints.push(`${what} ${this.state} at ${this.#world.now.toFixed(0)}`)
+  }
+
+  /** It has caught up: with the cursor that it has, nothing of this life is sent again. */
+  checkCursor (): void {
+    if (!this.#habits.losses && this.isStale) this.complain('stale')
+  }
+
+  /** Its cursor is older than something that it got through the channels of now. */
+  get isStale (): boolean {
+    const { session, stream } = this
+    const order = this.#truth.orderOf(this.id)
+    if (order >= session.newest || stream === undefined) return false
+    // More than its process knows cannot be said.
+    const known = this.#truth.orderOf(stream.process.log.cursorAt(stream.reader.position))
+    return session.items.some(item => item.type === 'entry' && item.fact.order > order && item.fact.order <= known &&
+      item.fact.channels.some(name => this.#names.has(name)) && !item.fact.channels.some(name => session.wentBack.has(name)))
+  }
+
   // Receiving
 
   receive ({ id, event, data }: Block): void {
@@ -206,7 +228,7 @@ export class Client {
       return stream.subscribe([name], join)
     }
     const span = this.#span(stream.process, name, null, session.cursorOfStream !== null)
-    if (this.#rewind !== undefined || this.#habits.isLatest(name)) session.goesBack()
+    if (this.#rewind !== undefined || this.#habits.isLatest(name)) session.wentBack.add(name)
     stream.subscribe([name], join, () => session.arrived(span))
   }
 
@@ -222,7 +244,7 @@ export class Client {
     if (old !== undefined) this.session.part(old, this.id)
     this.#names.add(name)
     const span = this.#span(stream.process, name, cursor, false)
-    this.session.goesBack()
+    this.session.wentBack.add(name)
     world.tell(`C${this.session.number}`, 'goes back', [name, cursor])
     const join: Join = { lastEventId: cursor, rewind: this.#rewind, filter: this.#filter(name, stream) }
     stream.subscribe([name], join, () => this.session.arrived(span))

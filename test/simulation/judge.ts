@@ -78,7 +78,13 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   /** uid -> the index where it came first. */
   const first = new Map<number, number>()
   items.forEach((item, i) => { if (item.type === 'entry' && !first.has(item.fact.uid)) first.set(item.fact.uid, i) })
+  // A rewind goes on without a hole from where it began.
   const inSpan = (item: Item): boolean => item.time <= span.ended
+  const others = new Set(session.spans.map(({ channel }) => channel))
+  // What came through another channel does not say where this one stood.
+  const isOwn = ({ channels }: Fact): boolean => !channels.some(other => other !== channel && others.has(other))
+  const oldest = span.due === undefined ? Infinity : Math.min(...items.map(item => item.type === 'entry' && inSpan(item) && isOwn(item.fact) ? item.fact.order : Infinity))
+  const start = Math.min(span.start, oldest)
   if (law.isLatest(channel) && items.some(item => item.type === 'gap')) verdict.complaints.push(`values ${name}: a gap`)
   verdict.gaps += items.filter(item => item.type === 'gap' && inSpan(item)).length
   if (span.gapDue && !law.isLatest(channel) && items.length > 0 && inSpan(items[0]!) && items[0]!.type !== 'gap' && span.end === Infinity) verdict.complaints.push(`nogap ${name}`)
@@ -86,7 +92,6 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   const life = truth.indexOf(span.start)
   let started = -1
   for (const { order, executed } of facts) if (order <= span.start && truth.indexOf(order) === life) started = Math.max(started, executed)
-  const others = new Set(session.spans.map(({ channel }) => channel))
   /** Through another channel it came already, and is not repeated. */
   const cameElsewhere = (fact: Fact): boolean => fact.channels.some(other => other !== channel && others.has(other)) && session.items.some(item => item.type === 'entry' && item.fact === fact)
   const used = new Set<number>()
@@ -94,13 +99,11 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
 
   for (const fact of facts) {
     if (law.isLatest(channel) && (fact !== newest || span.end < Infinity)) continue
-    if (!fact.acknowledged || fact.order <= span.start || fact.order > span.end || fact.executed > span.ended) continue
+    if (!fact.acknowledged || fact.order <= start || fact.order > span.end || fact.executed > span.ended) continue
     if (!fact.channels.includes(channel) || !session.client.accepts(channel, fact.uid) || first.has(fact.uid)) continue
-    if (!fact.kept && fact.executed < (session.cursor !== null ? started : span.began)) continue
+    if (!fact.kept && fact.order > span.start && fact.executed < (session.cursor !== null ? started : span.began)) continue
     if (cameElsewhere(fact)) continue
     const isAt = (i: number): boolean => { const item = items[i]!; return item.type === 'entry' && first.get(item.fact.uid) === i }
-    // What came through another channel does not say where this one stood.
-    const isOwn = ({ channels }: Fact): boolean => !channels.some(other => other !== channel && others.has(other))
     let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i))
     if (end < 0) end = items.length
     let from = -1
@@ -129,7 +132,7 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   }
   items.forEach((item, i) => {
     if (item.type !== 'gap' || used.has(i) || !inSpan(item)) return
-    verdict.falseGaps++
+    if (!span.gapDue) verdict.falseGaps++
     if (!law.gaps && !(item.gap.reason === 'unknown' && span.gapDue)) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
   })
   if (law.due && span.due !== undefined) judgeDue(session, span, facts, fact => first.has(fact.uid) || cameElsewhere(fact), verdict)

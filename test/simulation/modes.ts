@@ -63,6 +63,7 @@ export const MODES: Readonly<Record<string, Mode>> = {
   latest: { faults: { cut: 1 }, stale: true, rejoin: true, latest: true, maxEvents: 30, gaps: true },
   trim: { faults: { cut: 1 }, maxEvents: 8, gaps: true, stale: true, rejoin: true, foreign: true },
   bytes: { faults: { cut: 1 }, maxBytes: 300_000, stale: true, rejoin: true, gaps: true },
+  burstTrim: { faults: { cut: 1, slow: 1 }, maxEvents: 4, gaps: true, stale: true, rejoin: true, burst: 60 },
   age: { faults: { cut: 1 }, maxAge: 10_000, stale: true, rejoin: true, gaps: true },
   del: { faults: { del: 2, cut: 1 }, gaps: true, stale: true, rejoin: true, foreign: true },
   suffix: { ...LOSS, faults: { suffix: 0.5, cut: 0.5 } },

@@ -100,6 +100,11 @@ export class Process {
     this.#schedule()
   }
 
+  /** No pass is to visit it. */
+  sleeps (stream: Stream): boolean {
+    return !stream.ready && !stream.reader.subscriptions.some(({ log }) => this.#channels.has(log))
+  }
+
   #schedule (): void {
     if (this.#scheduled) return
     this.#scheduled = true

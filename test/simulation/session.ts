@@ -52,7 +52,8 @@ export class Session {
   readonly #truth: Truth
   /** Spans of which the stream has moved to the start, but nothing came yet. */
   #arriving: Span[] = []
-  #wentBack = false
+  /** Channels on which it went back, on this connection. */
+  readonly wentBack = new Set<string>()
 
   constructor (world: World, truth: Truth, client: Session['client'], cursor: string | null, number: number) {
     this.#world = world
@@ -66,7 +67,7 @@ export class Session {
   connected (id: string | null): void {
     this.cursorOfStream = id
     this.#arriving = []
-    this.#wentBack = false
+    this.wentBack.clear()
     this.items.push({ type: 'connection', time: this.#world.now, order: this.place })
   }
 
@@ -86,7 +87,7 @@ export class Session {
     if (span.first !== Infinity) return
     span.start = Math.max(span.start, this.place)
     span.due = undefined
-    span.gapDue = false
+    span.gapDue = this.place < 0
     this.activate(span)
   }
 
@@ -95,8 +96,6 @@ export class Session {
     this.#arriving.push(span)
     this.items.push({ type: 'back', time: this.#world.now, channel: span.channel })
   }
-
-  goesBack (): void { this.#wentBack = true }
 
   part (span: Span, id: string | null): void {
     span.end = span.first === Infinity ? -1 : this.#truth.orderOf(id)
@@ -115,7 +114,7 @@ export class Session {
     for (const span of this.#arriving) span.first = this.items.length
     this.#arriving = []
     for (const span of this.spans) if (span.first <= this.items.length && span.settled === Infinity) span.settled = this.#world.now
-    if (order < this.place && !this.#wentBack && !isGap) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)
+    if (order < this.place && this.wentBack.size === 0 && !isGap) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)
     if (order < 0) this.complaints.push(`cursor C${this.number} ${id} is of no life`)
     this.place = order
     this.#world.tell(`C${this.number}`, 'id', id)

@@ -88,6 +88,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
     stale: mode.stale ?? false,
     foreign: mode.foreign ?? false,
     rejoin: mode.rejoin ?? false,
+    losses: mode.late ?? false,
     busyFilters: mode.busyFilters ?? false,
     isLatest,
     processes: () => processes,
@@ -152,13 +153,13 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   const verdict = judge(truth, sessions, {
     gaps: mode.gaps ?? false,
     late: mode.late ?? false,
-    due: mode.late !== true && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
+    due: mode.late !== true && mode.silentDrop === undefined && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
     isLost: order => !lives.has(truth.indexOf(order)),
     isLatest
   })
   for (const client of clients) if (!isWell(client)) verdict.complaints.push(`stuck ${client.state}`)
   // Where all channels have ended, a stream that went back ends before it has caught up with the others.
-  if (mode.late !== true && mode.ends !== true) for (const { session, id } of clients) if (truth.orderOf(id) < session.newest) verdict.complaints.push(`stale C${session.number} has ${id} after ${session.newest}`)
+  if (mode.late !== true && mode.ends !== true) for (const client of clients) if (client.isStale) verdict.complaints.push(`stale ${client.state}`)
   return { ...verdict, story: world.story, checksum: world.checksum, published: uids, received: sessions.reduce((sum, { items }) => sum + items.length, 0) }
 }
 

@@ -53,19 +53,28 @@ export class Stream implements Member {
   subscribe (names: readonly string[], join: Join, mark?: () => void): void {
     if (this.state === 'closed') return
     this.reader.join(names, join)
+    this.process.world.settled()
     if (mark !== undefined) this.#marks.push(mark)
     this.process.stream(this)
   }
 
   unsubscribe (names: readonly string[]): void {
     this.reader.leave(names)
+    // The channel may have been what it waited for.
+    this.process.stream(this)
   }
 
   lacked (log: ChannelLog<any>, after: number): void { this.reader.lacked(log, after) }
   restarted (): void { this.reader.restarted() }
 
   sweep (): void {
-    if (this.state !== 'open' || this.blocked || !this.process.world.chance(0.2)) return
+    if (this.state !== 'open' || this.blocked) return
+    // A heartbeat takes it forward, too: so nothing may wait for that.
+    if (this.process.sleeps(this) && this.#client.stream === this) {
+      if (this.#mayMove) this.#client.complain('asleep')
+      else if (this.rests) this.#client.checkCursor()
+    }
+    if (!this.process.world.chance(0.2)) return
     this.#heartbeatDue = true
     this.process.stream(this)
   }
@@ -125,6 +134,15 @@ export class Stream implements Member {
     const { reader } = this
     if (this.state !== 'open' || this.#socket.length > 0 || !this.#settle() || reader.owesGaps) return false
     return reader.subscriptions.every(({ log, from }) => log.after(Math.max(from, reader.position)) === log.events)
+  }
+
+  get #mayMove (): boolean {
+    const { reader } = this
+    if (!this.#settle()) return false
+    return reader.owesGaps || reader.subscriptions.some(({ log, from }) => {
+      const index = log.after(Math.max(from, reader.position))
+      return index < log.events && log.at(index).seq <= this.process.log.head
+    })
   }
 
   // The socket

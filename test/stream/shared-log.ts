@@ -58,7 +58,7 @@ export class SharedLog {
 
 /** What one process has of it. What it is told comes in order, late, and not at all while it is lagging. */
 export class Line implements SharedBackplane {
-  /** Nothing is heard, watched, or told by `advance` until this is false and `catchUp` was called. */
+  /** Nothing is heard, watched, or told by `advance` and `seq` until this is false and `catchUp` was called. */
   lagging = false
   reads = 0
   questions = 0
@@ -109,6 +109,7 @@ export class Line implements SharedBackplane {
   async seq (): Promise<Place> {
     this.questions++
     await this.#pause()
+    if (this.lagging) await new Promise<void>(resolve => this.#later(resolve))
     const place = this.#here()
     await this.#pause()
     return place

@@ -104,6 +104,7 @@ for (const [kind, make] of Object.entries(KINDS)) {
       t.strictSame(reasons, ['error'])
       t.equal(app.sse.streams.size, 0)
       t.strictSame(lines.filter(({ level }) => level >= 40).map(({ err }) => err?.message), ['a secret'], 'it is logged once')
+      if (when === 'later') t.strictSame(client.events.map(({ data }) => data), ['one'])
     })
   }
 
@@ -352,6 +353,86 @@ t.test('a function that returns an iterable, a Readable or a web stream feeds th
     await soon(() => client.closed, 'the end')
     t.strictSame([client.events[0]?.data, client.closed, reasons[0]], ['one', 'end', 'end'])
   }
+})
+
+t.test('a function whose promise is an iterable, a Readable or a web stream feeds the stream from it', async t => {
+  const yields = async function * (): AsyncGenerator<string> { yield 'one' }
+  for (const make of [() => ['one'], () => Readable.from(['one']), () => new ReadableStream({
+    start (controller) {
+      controller.enqueue('one')
+      controller.close()
+    }
+  }), yields]) {
+    const { open, reasons } = await run(t, () => async () => {
+      await wait()
+      return make()
+    })
+    const client = await open()
+    await soon(() => client.closed, 'the end')
+    t.strictSame([client.events[0]?.data, client.closed, reasons[0]], ['one', 'end', 'end'])
+  }
+})
+
+t.test('what a function resolves to after the client has left is told that nobody reads it', async t => {
+  const told: string[] = []
+  const { open, reasons } = await run(t, () => async (stream: SseStream) => {
+    await stream.send('one')
+    await stream.closed
+    return new ReadableStream({ cancel () { told.push('web stream') } })
+  })
+  const client = await open()
+  await client.first(1)
+  client.leave()
+  await soon(() => told.length === 1, 'the web stream to be told')
+  t.strictSame(reasons, ['client'])
+})
+
+t.test('what send() took is written before the connection breaks, to a client that reads and to one that is slow', async t => {
+  for (const source of [
+    async function * () {
+      yield 'one'
+      yield 'two'
+      throw new Error('a secret')
+    },
+    async (stream: SseStream) => {
+      await stream.send('one')
+      await stream.send('two')
+      throw new Error('a secret')
+    },
+    (stream: SseStream) => {
+      stream.send('one').catch(t.fail)
+      stream.send('two').catch(t.fail)
+      throw new Error('a secret')
+    },
+    function * () {
+      yield 'one'
+      yield 'two'
+      yield { id: 'a\nb' }
+    }
+  ]) {
+    const { open, reasons } = await run(t, () => typeof source.prototype === 'object' ? (source as () => Iterable<string>)() : source)
+    const client = await open()
+    await soon(() => client.closed, 'the end')
+    t.strictSame(client.events.map(({ data }) => data), ['one', 'two'])
+    t.equal(client.closed, 'aborted')
+    t.strictSame(reasons, ['error'])
+  }
+  let sent = 0
+  const { open } = await run(t, () => async (stream: SseStream) => {
+    await wait(100)
+    for (; !stream.blocked; sent++) stream.send('x'.repeat(100_000)).catch(t.fail)
+    stream.send('last words').catch(t.fail)
+    throw new Error('a secret')
+  })
+  const client = await open()
+  client.pause()
+  await wait(300)
+  t.ok(sent > 0, 'its socket was full')
+  client.resume()
+  await soon(() => client.closed, 'the end', 10_000)
+  t.equal(client.events.length, sent + 1)
+  t.equal(client.events.at(-1)?.data, 'last words')
+  t.equal(client.closed, 'aborted')
 })
 
 t.test('a function that throws or rejects, at once or after the client left, never ends the process', async t => {

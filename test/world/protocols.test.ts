@@ -142,8 +142,8 @@ for (const protocol of ALL) {
       t.notOk('connection' in client.headers, 'RFC 9113 forbids a connection header')
       t.notOk('transfer-encoding' in client.headers)
     }
-    await until(() => cursor(client) !== '', 'the id-only block')
-    t.strictSame(blocks(client.text), [{ retry: '3000' }, { id: app.sse.cursor }])
+    await until(() => cursor(client) !== '', 'the first block')
+    t.strictSame(blocks(client.text), [{ id: app.sse.cursor, retry: '3000' }])
     for (let n = 1; n <= 5; n++) {
       const id = await app.sse.channel('time').publish({ event: 'tick', data: `${n}\nä€😀` })
       await until(() => events(client).length === n, `event ${n}`)

@@ -1,0 +1,335 @@
+/**
+ * What must not get worse, in figures that do not depend on the machine: `node bench/regressions.js`, after `npm run build` in the
+ * root. Prints a table, and exits with 1 where a limit is passed. It takes some seconds, and a redis-server for the last rows.
+ *
+ * The limits are a little above what was measured when they were written down. Who makes something better lowers them.
+ */
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import http from 'node:http'
+import net from 'node:net'
+import { PerformanceObserver } from 'node:perf_hooks'
+import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+
+const STREAMS = 100
+const TEXT = 'x'.repeat(100)
+/** The least that an event of this text takes on the wire. */
+const PLAIN = Buffer.byteLength(`data: ${TEXT}\n\n`)
+
+/** What is measured, and the most that it may be. */
+const LIMITS = {
+  'writes a connect': 2,
+  'bytes a connect': 420,
+  'writes a delivery, one event a turn': 1,
+  'writes a delivery, 300 events a turn': 1 / 300,
+  'writes a delivery, each stream on a channel of its own': 1,
+  'writes a resume with 100 events': 3,
+  'bytes a delivery over the plain event': 32,
+  'bytes a delivery over the plain event, 300 events a turn': 26,
+  'heap allocated a delivery, bytes': 1_000,
+  'heap allocated a delivery, against bare socket.write, times': 1.3,
+  'heap allocated a delivery, each stream on a channel of its own, bytes': 6_000,
+  'heap kept an idle stream on a channel of its own, bytes': 12_000,
+  'heap kept a channel with one event, bytes': 1_600,
+  'Redis: commands sent a publish': 1,
+  'Redis: commands run a publish, those in scripts included': 10,
+  'Redis: commands sent a resume to a process that hears none of the channels': 3,
+  'Redis: commands run a resume, those in scripts included': 12
+}
+
+if (process.send) serve()
+else await main()
+
+// The server, in a process of its own
+
+/** New space that takes all of a measurement, so that what is allocated can be read from the size of the heap. */
+function serve () {
+  let app, writes, collections
+  const closing = []
+  const sockets = new Set()
+  new PerformanceObserver(list => { collections += list.getEntries().length }).observe({ entryTypes: ['gc'] })
+
+  /** Counts what goes to the system, whatever way Node takes there. */
+  const count = server => server.on('connection', socket => {
+    sockets.add(socket)
+    const prototype = Object.getPrototypeOf(socket._handle)
+    if (writes !== undefined) return
+    writes = 0
+    for (const name of ['writev', 'writeBuffer', 'writeUtf8String', 'writeLatin1String', 'writeAsciiString', 'writeUcs2String']) {
+      const write = prototype[name]
+      prototype[name] = function (...parameters) {
+        writes++
+        return write.apply(this, parameters)
+      }
+    }
+  })
+  const bytes = () => [...sockets].reduce((sum, socket) => sum + socket.bytesWritten, 0)
+  const heap = () => {
+    const { heapUsed, external } = process.memoryUsage()
+    return heapUsed + external
+  }
+  const settled = async () => {
+    for (let i = 0; i < 4; i++) {
+      globalThis.gc()
+      await sleep(20)
+    }
+    return heap()
+  }
+
+  const jobs = {
+    async open ({ redis }) {
+      const { default: sse } = await import('../dist/index.js')
+      const { default: fastify } = await import('fastify')
+      app = fastify()
+      const options = {}
+      if (redis) {
+        const { redisBackplane } = await import('../dist/redis/index.js')
+        const { Redis } = await import('ioredis')
+        options.backplane = redisBackplane({ client: new Redis({ port: redis, host: '127.0.0.1', lazyConnect: true }) })
+      }
+      await app.register(sse, options)
+      app.get('/:names', (request, reply) => reply.sse(request.params.names.split(',').map(name => app.sse.channel(name))))
+      count(app.server)
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      closing.push(() => app.close())
+      return app.server.address().port
+    },
+    /** What a delivery costs that goes the shortest way there is. */
+    async bare () {
+      const responses = []
+      const server = http.createServer((request, response) => {
+        response.writeHead(200, { 'content-type': 'text/event-stream' })
+        response.flushHeaders()
+        responses.push(response)
+      })
+      count(server)
+      await once(server.listen(0, '127.0.0.1'), 'listening')
+      closing.push(() => server.closeAllConnections())
+      app = { sse: { publish: () => { for (const { socket } of responses) socket.write(Buffer.from(`84\r\nid: 0123456789-012345\ndata: ${TEXT}\n\n\r\n`)) } } }
+      return server.address().port
+    },
+    read: () => ({ writes, bytes: bytes() }),
+    settled,
+    /** So many events, so many of them a turn; to one channel or to several in turn. What was allocated, or null where some of it was collected. */
+    async publish ({ events, aTurn = 1, channels, first = 0 }) {
+      await settled()
+      collections = 0
+      const before = heap()
+      let last
+      for (let k = 0; k < events; k++) {
+        last = app.sse.publish(channels ? `c${first + k % channels}` : 'all', TEXT)
+        // the pass comes in the next turn, and what it wrote is told of in another
+        if ((k + 1) % aTurn === 0) for (let i = 0; i < 3; i++) await turn()
+      }
+      await last
+      const allocated = heap() - before
+      await sleep(20) // a collection is told of later
+      return collections === 0 ? allocated : null
+    },
+    close: async () => { for (const close of closing.splice(0)) await close() }
+  }
+  process.on('message', async ({ id, job, args }) => {
+    try {
+      process.send({ id, value: await jobs[job](args ?? {}) })
+    } catch (error) {
+      process.send({ id, error: error.stack })
+    }
+  })
+  process.on('disconnect', () => process.exit())
+}
+
+// The clients, and the table
+
+async function main () {
+  if (!existsSync(new URL('../dist/index.js', import.meta.url))) throw new Error('npm run build comes first')
+  const found = {}
+  const children = []
+  process.on('exit', () => { for (const child of children) child.kill('SIGKILL') })
+  const started = performance.now()
+
+  const memory = await start()
+  await inMemory(memory)
+  await memory.ask('close')
+  await bare()
+  await overRedis()
+  const passed = Object.entries(LIMITS).filter(([what, limit]) => found[what] !== undefined && !(found[what] <= limit))
+  const shown = value => value === undefined ? 'not tried' : Number(value.toFixed(value < 1 ? 5 : value < 100 ? 2 : 0)).toLocaleString('en', { maximumFractionDigits: 5 })
+  const width = Math.max(...Object.keys(LIMITS).map(what => what.length))
+  console.log(`${''.padEnd(width)}  ${'now'.padStart(10)}  ${'limit'.padStart(10)}`)
+  for (const [what, limit] of Object.entries(LIMITS)) {
+    console.log(`${what.padEnd(width)}  ${shown(found[what]).padStart(10)}  ${shown(limit).padStart(10)}${passed.some(([name]) => name === what) ? '  <- passed' : ''}`)
+  }
+  console.log(`${passed.length === 0 ? 'All within their limits' : `${passed.length} passed`}, in ${Math.round((performance.now() - started) / 1_000)} s, Node ${process.versions.node}`)
+  process.exit(passed.length === 0 ? 0 : 1)
+
+  async function inMemory (server) {
+    const port = await server.ask('open')
+    // the code is compiled, and what it keeps for ever is there
+    const warm = await connect(port, STREAMS, () => 'all')
+    await server.ask('publish', { events: 200 })
+    await warm.received(200 * STREAMS)
+    warm.leave()
+    await sleep(200)
+
+    let before = await server.ask('read')
+    const all = await connect(port, STREAMS, () => 'all')
+    await sleep(100)
+    let after = await server.ask('read')
+    found['writes a connect'] = (after.writes - before.writes) / STREAMS
+    found['bytes a connect'] = (after.bytes - before.bytes) / STREAMS
+
+    const deliver = async (clients, publish, each) => {
+      const [count, before] = [clients.events + each * clients.count, await server.ask('read')]
+      const allocated = await server.ask('publish', publish)
+      await clients.received(count)
+      const after = await server.ask('read')
+      const deliveries = each * clients.count
+      if (allocated === null) throw new Error('garbage was collected meanwhile')
+      return { writes: (after.writes - before.writes) / deliveries, bytes: (after.bytes - before.bytes) / deliveries, heap: allocated / deliveries }
+    }
+    const single = await deliver(all, { events: 100 }, 100)
+    found['writes a delivery, one event a turn'] = single.writes
+    found['bytes a delivery over the plain event'] = single.bytes - PLAIN
+    found['heap allocated a delivery, bytes'] = single.heap
+    const joined = await deliver(all, { events: 300, aTurn: 300 }, 300)
+    found['writes a delivery, 300 events a turn'] = joined.writes
+    found['bytes a delivery over the plain event, 300 events a turn'] = joined.bytes - PLAIN
+
+    // all leave, miss 100 events, and come back
+    const ids = all.ids()
+    all.leave()
+    await sleep(200)
+    await server.ask('publish', { events: 100, aTurn: 100 })
+    before = await server.ask('read')
+    const back = await connect(port, STREAMS, () => 'all', ids)
+    await back.received(100 * STREAMS)
+    await sleep(100)
+    after = await server.ask('read')
+    found['writes a resume with 100 events'] = (after.writes - before.writes) / STREAMS
+    back.leave()
+    await sleep(200)
+
+    const settled = await server.ask('settled')
+    const own = await connect(port, STREAMS, k => `c${k}`)
+    await sleep(100)
+    found['heap kept an idle stream on a channel of its own, bytes'] = (await server.ask('settled') - settled) / STREAMS
+    await deliver(own, { events: 20 * STREAMS, channels: STREAMS }, 20) // warm
+    const each = await deliver(own, { events: 20 * STREAMS, channels: STREAMS }, 20)
+    found['writes a delivery, each stream on a channel of its own'] = each.writes
+    found['heap allocated a delivery, each stream on a channel of its own, bytes'] = each.heap
+    own.leave()
+
+    await sleep(200)
+    const kept = await server.ask('settled')
+    await server.ask('publish', { events: 20_000, aTurn: 1_000, channels: 20_000, first: 1_000 })
+    found['heap kept a channel with one event, bytes'] = (await server.ask('settled') - kept) / 20_000
+  }
+
+  async function bare () {
+    const server = await start()
+    const clients = await connect(await server.ask('bare'), STREAMS, () => 'all')
+    await server.ask('publish', { events: 200 })
+    await clients.received(200 * STREAMS)
+    const allocated = await server.ask('publish', { events: 100 })
+    found['heap allocated a delivery, against bare socket.write, times'] = found['heap allocated a delivery, bytes'] / (allocated / 100 / STREAMS)
+    clients.leave()
+  }
+
+  async function overRedis () {
+    const { redisVersion, startRedis } = await import('./redis-server.js')
+    if (!redisVersion()) return console.log('Without Redis: redis-server is not installed.')
+    const redis = await startRedis()
+    try {
+      const [publisher, old, fresh] = await Promise.all([start(), start(), start()])
+      await publisher.ask('open', { redis: redis.port })
+      const names = k => `c${k},all`
+      const before = await connect(await old.ask('open', { redis: redis.port }), STREAMS, names)
+      await publisher.ask('publish', { events: STREAMS, channels: STREAMS })
+      await before.received(STREAMS)
+
+      // what others do meanwhile is not counted: a question whether Redis is there, once in 5 s
+      const calls = async () => {
+        const { info, config, ping, command, client, ...counted } = await redis.calls()
+        const total = Object.values(counted).reduce((sum, count) => sum + count, 0)
+        const sent = (counted.evalsha ?? 0) + (counted.subscribe ?? 0) + (counted.unsubscribe ?? 0)
+        return { total, sent }
+      }
+      await redis.client.config('RESETSTAT')
+      await publisher.ask('publish', { events: 320, channels: STREAMS })
+      const published = await calls()
+      found['Redis: commands sent a publish'] = published.sent / 320
+      found['Redis: commands run a publish, those in scripts included'] = published.total / 320
+      await before.received(STREAMS + 320)
+      const ids = before.ids()
+      before.leave()
+      await publisher.ask('publish', { events: STREAMS, channels: STREAMS })
+      await publisher.ask('publish', { events: 5 })
+
+      const port = await fresh.ask('open', { redis: redis.port })
+      await sleep(500) // the old process sees that they left
+      await redis.client.config('RESETSTAT')
+      const back = await connect(port, STREAMS, names, ids)
+      await back.received(6 * STREAMS)
+      const resumed = await calls()
+      found['Redis: commands sent a resume to a process that hears none of the channels'] = resumed.sent / STREAMS
+      found['Redis: commands run a resume, those in scripts included'] = resumed.total / STREAMS
+    } finally {
+      await redis.end()
+    }
+  }
+
+  async function start () {
+    const child = fork(fileURLToPath(import.meta.url), {
+      execArgv: ['--expose-gc', '--min-semi-space-size=256', '--max-semi-space-size=256'], env: { ...process.env, NODE_ENV: 'production' }
+    })
+    children.push(child)
+    const waiting = new Map()
+    child.on('message', ({ id, value, error }) => {
+      const { resolve, reject } = waiting.get(id)
+      waiting.delete(id)
+      if (error) reject(new Error(error))
+      else resolve(value)
+    })
+    child.on('exit', code => { for (const { reject } of waiting.values()) reject(new Error(`a server ended (${code})`)) })
+    let ids = 0
+    return {
+      ask: (job, args) => new Promise((resolve, reject) => {
+        waiting.set(++ids, { resolve, reject })
+        child.send({ id: ids, job, args })
+      })
+    }
+  }
+}
+
+/** Clients that count events. `ids`: what they come back with. */
+async function connect (port, count, path, ids = []) {
+  const clients = { count, events: 0 }
+  const last = []
+  const sockets = []
+  for (let k = 0; k < count; k++) {
+    const socket = net.connect(port, '127.0.0.1')
+    let rest = ''
+    socket.setEncoding('latin1').on('error', () => {}).on('data', chunk => {
+      const lines = (rest + chunk).split('\n')
+      rest = lines.pop()
+      for (const line of lines) {
+        if (line.startsWith('data: ')) clients.events++
+        else if (line.startsWith('id: ')) last[k] = line.slice(4)
+      }
+    })
+    const resume = ids[k] ? `Last-Event-ID: ${ids[k]}\r\n` : ''
+    socket.write(`GET /${path(k)} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n${resume}\r\n`)
+    sockets.push(socket)
+  }
+  await Promise.all(sockets.map(socket => once(socket, 'data')))
+  clients.ids = () => last
+  clients.leave = () => { for (const socket of sockets) socket.destroy() }
+  clients.received = async events => {
+    for (const end = performance.now() + 15_000; clients.events < events; await sleep(5)) {
+      if (performance.now() > end) throw new Error(`${clients.events} of ${events} events came`)
+    }
+  }
+  return clients
+}
