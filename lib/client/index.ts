@@ -1,0 +1,10 @@
+export { SseClient } from './client.ts'
+export { SseErrorEvent } from './error.ts'
+export { SseStatusEvent } from './status-event.ts'
+
+export type { SseClientConstructor } from './client.ts'
+export type { HeadersLike } from './connection.ts'
+export type { Failure, SseErrorCode } from './error.ts'
+export type { End, Gap, ParsedData, ParsedMessageEvent, TypedEventSource, TypedMessageEvent } from './events.ts'
+export type { SseClientOptions } from './options.ts'
+export type { SseStatus } from './signal.ts'
