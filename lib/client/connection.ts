@@ -51,7 +51,7 @@ export async function connect ({ url, init, headers: ask, lastEventId, maxEventL
     const whole: RequestInit = { ...init, headers, cache: 'no-store' }
     // fetch() would reject as it does for a network failure, and that would be tried again for ever.
     if (!/^(https?|blob|data):/.test(url)) throw new TypeError(`no scheme to fetch: ${url}`)
-    new Request(url, { ...whole, body: null }) // eslint-disable-line no-new
+    new Request(url, { ...whole, body: init.body && '' }) // eslint-disable-line no-new
     if (signal.aborted) return
     step = 'network'
     const response = await fetch(url, whole)

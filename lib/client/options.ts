@@ -27,7 +27,7 @@ export interface SseClientOptions {
   /** Where to resume from: sent as `Last-Event-ID` with the first request. @default '' (nothing is sent) */
   lastEventId?: string | undefined
   /**
-   * ms. A try waits for what the server said (`retry:`, else 3,000), and after n failures in a row for up to 2^n times that,
+   * ms. A try waits for what the server said (`retry:`, else 3,000 or `max`), and after n failures in a row for up to 2^n times that,
    * chosen at random. `min`: never less. `max`: never more, unless the server asks for more. @default { min: 100, max: 60_000 }
    */
   retry?: { min?: number | undefined, max?: number | undefined } | undefined

@@ -20,7 +20,8 @@ export class Reconnector implements Source {
   /** Ends with each connection. */
   #connection = new AbortController()
   #timer: ReturnType<typeof setTimeout> | undefined
-  #retry = DEFAULT_RETRY
+  /** ms, as the server said. */
+  #retry: number
   #inactivity: number | undefined
   /** When bytes came. */
   #heard = 0
@@ -33,6 +34,7 @@ export class Reconnector implements Source {
     this.#settings = settings
     this.#tell = tell
     this.#inactivity = settings.inactivity
+    this.#retry = Math.min(DEFAULT_RETRY, settings.max)
     this.lastEventId = this.#told = lastEventId
     watchPage(event => {
       // Timers sleep with a page that is hidden: see at once whether the connection does.

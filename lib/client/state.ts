@@ -71,11 +71,11 @@ export function next (state: State, input: Input, rules: Rules): State {
       if (input.type !== 'authorized') return state
       return input.isAuthorized ? { ...START, failures: state.failures, asked: true } : { name: 'closed', error: { ...state.error, cause: input.cause } }
     default: // waiting, offline
-      if (input.type === 'offline') return { ...state, name: 'offline' }
+      if (input.type === 'offline' && state.name === 'waiting') return { ...state, name: 'offline' }
       if (input.type === 'due' || ((input.type === 'online' || input.type === 'shown') && input.now >= state.notBefore)) {
         return { name: 'connecting', failures: state.failures, asked: state.asked }
       }
-      return input.type === 'online' ? { ...state, name: 'waiting' } : state
+      return input.type === 'online' && state.name === 'offline' ? { ...state, name: 'waiting' } : state
   }
 }
 
