@@ -2,13 +2,13 @@ import { SseErrorEvent, type Failure } from './error.ts'
 import type { ClientInterface } from './events.ts'
 import { resolve, type SseClientOptions } from './options.ts'
 import { Reconnector } from './reconnector.ts'
+import type { Shared } from './shared.ts'
 import type { Signal, Source, SseStatus } from './signal.ts'
 import { SseStatusEvent } from './status-event.ts'
 
-const READY_STATES = { CONNECTING: 0, OPEN: 1, CLOSED: 2 } as const
 const HANDLERS = ['open', 'message', 'error', 'status'] as const
 
-type Handler = ((event: any) => unknown) | null
+type Handler = ((this: unknown, event: any) => unknown) | null
 
 /** Events that wait for one `for await`. */
 interface Reader { readonly events: Event[], wake: () => void }
@@ -17,44 +17,47 @@ class Client extends EventTarget {
   readonly url: string
   readonly withCredentials: boolean
   status: SseStatus = 'connecting'
+  onopen: Handler = null
+  onmessage: Handler = null
+  onerror: Handler = null
+  onstatus: Handler = null
   readonly #parse: SseClientOptions['parse']
   readonly #signal: AbortSignal | undefined
-  readonly #source: Source
-  readonly #handlers: Record<string, Handler> = {}
+  #source: Source
   readonly #readers = new Set<Reader>()
   #error: Failure | undefined
 
   static {
-    for (const target of [this, this.prototype]) {
-      for (const [name, value] of Object.entries(READY_STATES)) Object.defineProperty(target, name, { value, enumerable: true })
-    }
-    for (const name of HANDLERS) {
-      Object.defineProperty(this.prototype, `on${name}`, {
-        enumerable: true,
-        configurable: true,
-        get (this: Client) { return this.#handlers[name] ?? null },
-        set (this: Client, handler: unknown) {
-          if (!(name in this.#handlers)) this.addEventListener(name, event => this.#handlers[name]?.call(this, event))
-          this.#handlers[name] = typeof handler === 'function' ? handler as Handler : null
-        }
-      })
-    }
+    for (const target of [this, this.prototype]) Object.assign(target, { CONNECTING: 0, OPEN: 1, CLOSED: 2 })
   }
 
   constructor (url: string | URL, options: SseClientOptions = {}) {
     super()
+    for (const name of HANDLERS) {
+      this.addEventListener(name, event => {
+        const handler = this[`on${name}`]
+        if (typeof handler === 'function') handler.call(this, event)
+      })
+    }
     const settings = resolve(url, options)
     this.url = settings.url
     this.withCredentials = settings.init.credentials === 'include'
     this.#parse = options.parse
     this.#signal = options.signal
-    this.#source = new Reconnector(settings, settings.lastEventId, signal => this.#hear(signal))
+    const hear = (signal: Signal): void => this.#hear(signal)
+    this.#source = { lastEventId: settings.lastEventId, close: () => hear({ kind: 'status', status: 'closed' }) }
+    const connect = (From: typeof Reconnector | typeof Shared): void => {
+      if (this.status !== 'closed') this.#source = new From(settings, hear, Reconnector)
+    }
+    // Who shares nothing need not load what sharing takes. If it cannot be loaded, there is a connection all the same.
+    if (options.share) import('./shared.ts').then(({ Shared }) => connect(Shared), () => connect(Reconnector))
+    else connect(Reconnector)
     this.#signal?.addEventListener('abort', this.#abort)
     if (this.#signal?.aborted) this.close()
   }
 
   get readyState (): 0 | 1 | 2 {
-    return this.status === 'open' ? READY_STATES.OPEN : this.status === 'closed' ? READY_STATES.CLOSED : READY_STATES.CONNECTING
+    return this.status === 'open' ? 1 : this.status === 'closed' ? 2 : 0
   }
 
   get lastEventId (): string {
@@ -86,14 +89,14 @@ class Client extends EventTarget {
     if (this.status === 'closed') return
     if (signal.kind === 'event') this.#fire(signal)
     else if (signal.kind === 'status') {
-      const { status, until, error } = signal
+      const { status, error } = signal
       this.status = status
       if (status === 'closed') {
         this.#error = error
         this.#signal?.removeEventListener('abort', this.#abort)
         for (const { wake } of this.#readers) wake()
       }
-      this.dispatchEvent(new SseStatusEvent(status, until, error))
+      this.dispatchEvent(new SseStatusEvent(signal))
       // A listener may have closed it.
       if (status === 'open' && this.status === status) this.dispatchEvent(new Event('open'))
       if (error && this.status === status) this.dispatchEvent(new SseErrorEvent(error))
@@ -150,7 +153,7 @@ export interface SseClientConstructor {
   readonly prototype: SseClient
   /** Throws a DOMException `SyntaxError` for a url that is none, and a TypeError for a number that is out of range. What else is wrong comes as an `error` event. */
   new <Events = any> (url: string | URL, options: SseClientOptions & { parse: NonNullable<SseClientOptions['parse']> }): SseClient<Events, true>
-  new <Events = any> (url: string | URL, options?: SseClientOptions & { parse?: undefined }): SseClient<Events>
+  new <Events = any> (url: string | URL, options?: SseClientOptions): SseClient<Events>
 }
 
 // eslint-disable-next-line @typescript-eslint/no-redeclare

@@ -1,5 +1,6 @@
 import { createParser } from 'eventsource-parser'
 import type { Failure, SseErrorCode } from './error.ts'
+import type { Settings } from './options.ts'
 
 /** What one connection tells, in order; nothing after `failed`, and nothing after its signal aborted. */
 export interface Sink {
@@ -12,87 +13,73 @@ export interface Sink {
   retry (ms: number): void
   /** All of the bytes that have come is told. */
   alive (): void
-  /** The connection is over. `retryAfter`: ms from now. */
-  failed (error: Failure, retryAfter?: number): void
+  /** The connection is over. `retryAfter`: ms from now; NaN, or less than 0, where the answer does not say. */
+  failed (error: Failure, retryAfter: number): void
 }
 
-/** One request. The headers are asked for here, so that each connection has its own. */
-export interface Attempt {
-  readonly url: string
-  readonly init: RequestInit & { readonly signal: AbortSignal }
-  readonly headers: () => HeadersLike | Promise<HeadersLike>
-  readonly lastEventId: string
-  readonly maxEventLength: number
-  readonly fetch: typeof fetch
-}
-
-/** What `new Headers()` takes. */
-export type HeadersLike = Headers | Record<string, string> | Array<[string, string]>
-
-/** Makes the request and reads its answer to the end. Never rejects. */
-export async function connect ({ url, init, headers: ask, lastEventId, maxEventLength, fetch }: Attempt, sink: Sink): Promise<void> {
-  const { signal } = init
-  let isOver = false
+/** Makes one request, with headers of its own, and reads its answer to the end. Never rejects. */
+export async function connect ({ url, init, headers: ask, maxEventLength, fetch }: Settings, lastEventId: string, signal: AbortSignal, sink: Sink): Promise<void> {
+  /** What has failed if anything throws now. */
+  let code: SseErrorCode = 'headers'
   let status = 0
-  const fail = (code: SseErrorCode, message: string, cause?: unknown, retryAfter?: number): void => {
-    if (isOver || signal.aborted) return
-    isOver = true
-    sink.failed({ code, status, message, cause }, retryAfter)
+  let retryAfter = NaN
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }) // the parser takes one, and the standard says one
+  /** A listener may have closed the client while there was more to tell. */
+  const unlessClosed = <Args extends unknown[]>(tell: (...args: Args) => void) => (...args: Args): void => {
+    signal.throwIfAborted()
+    tell(...args)
   }
-  let step: SseErrorCode = 'headers'
+  const parser = createParser({
+    maxBufferSize: maxEventLength,
+    onId: unlessClosed(sink.id),
+    onEvent: unlessClosed(({ event = 'message', data, id }) => sink.event(event, data, id !== undefined)),
+    onRetry: sink.retry,
+    onError (error) {
+      if (error.type !== 'max-buffer-size-exceeded') return
+      code = 'size'
+      throw error
+    }
+  })
   try {
     // In a turn of its own: who makes a client has time to add listeners, and to close it again.
-    const given = await Promise.resolve().then(() => signal.aborted ? {} : ask())
-    step = 'request'
+    await null
+    signal.throwIfAborted()
+    const given = await ask()
+    code = 'request'
     const headers = new Headers(given)
     if (!headers.has('accept')) headers.set('accept', 'text/event-stream')
     // Header values are bytes: the id goes as UTF-8, as EventSource sends it.
-    if (lastEventId !== '') headers.set('last-event-id', String.fromCharCode(...new TextEncoder().encode(lastEventId)))
-    const whole: RequestInit = { ...init, headers, cache: 'no-store' }
+    if (lastEventId) headers.set('last-event-id', String.fromCharCode(...new TextEncoder().encode(lastEventId)))
+    const whole: RequestInit = { ...init, headers, signal, cache: 'no-store' }
     // fetch() would reject as it does for a network failure, and that would be tried again for ever.
     if (!/^(https?|blob|data):/.test(url)) throw new TypeError(`no scheme to fetch: ${url}`)
-    new Request(url, { ...whole, body: init.body && '' }) // eslint-disable-line no-new
-    if (signal.aborted) return
-    step = 'network'
+    new Request(url, { ...whole, body: init.body === null ? null : '' }) // eslint-disable-line no-new
+    signal.throwIfAborted()
+    code = 'network'
     const response = await fetch(url, whole)
+    const header = (name: string): string => response.headers.get(name) ?? ''
     status = response.status
-    const type = response.headers.get('content-type') ?? 'no content-type'
-    const body = response.body
-    if (status === 204) return fail('ended', 'the server answered 204')
-    if (status !== 200) return fail('status', `the server answered ${status}`, undefined, readRetryAfter(response.headers.get('retry-after')))
-    if (!/^text\/event-stream *(;|$)/i.test(type) || !body) return fail('type', `the server answered with ${type}`)
-    step = 'cut'
-    if (signal.aborted) return
-    sink.opened(Number(response.headers.get('sse-heartbeat') ?? NaN), new URL(response.url || url).origin)
-    await read(body.getReader(), sink, signal, maxEventLength, () => fail('size', `an event is longer than ${maxEventLength} characters`))
-    fail('ended', 'the server ended the response')
-  } catch (error) {
-    fail(step, String(error), error)
+    retryAfter = Number(header('retry-after')) * 1_000 || Date.parse(header('retry-after')) - Date.now()
+    code = status === 204 ? 'ended' : 'status'
+    if (status !== 200) throw new Error(`answered ${status}`)
+    const type = header('content-type')
+    code = 'type'
+    if (!/^text\/event-stream *(;|$)/i.test(type)) throw new Error(`answered with ${type}`)
+    code = 'cut'
+    signal.throwIfAborted()
+    sink.opened(Number(header('sse-heartbeat') || NaN), new URL(response.url || url).origin)
+    const reader = response.body!.getReader()
+    for (;;) {
+      const { done, value } = await reader.read()
+      signal.throwIfAborted()
+      if (done) {
+        code = 'ended'
+        throw new Error('the response ended')
+      }
+      parser.feed(decoder.decode(value, { stream: true }))
+      sink.alive()
+    }
+  } catch (cause) {
+    if (!signal.aborted) sink.failed({ code, status, message: String(cause), cause }, retryAfter)
   }
-}
-
-async function read (reader: ReadableStreamDefaultReader<Uint8Array>, sink: Sink, signal: AbortSignal, maxBufferSize: number, tooLong: () => void): Promise<void> {
-  const isHeard = (): boolean => !signal.aborted
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }) // the parser takes one, and the standard says one
-  const parser = createParser({
-    maxBufferSize,
-    onId: id => isHeard() && sink.id(id),
-    onEvent: ({ event = 'message', data, id }) => isHeard() && sink.event(event, data, id !== undefined),
-    onRetry: ms => isHeard() && sink.retry(ms),
-    onError: error => error.type === 'max-buffer-size-exceeded' && tooLong()
-  })
-  for (;;) {
-    const { done, value } = await reader.read()
-    if (done || !isHeard()) return
-    parser.feed(decoder.decode(value, { stream: true }))
-    if (!isHeard()) return
-    sink.alive()
-  }
-}
-
-/** ms from now, of seconds or a date. */
-function readRetryAfter (value: string | null): number | undefined {
-  if (value === null) return undefined
-  const ms = /^\d+$/.test(value) ? Number(value) * 1_000 : Date.parse(value) - Date.now()
-  return ms >= 0 ? ms : undefined
 }

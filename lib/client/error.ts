@@ -24,19 +24,16 @@ export interface Failure {
 /** An `error` event. The client has given up if its `readyState` is `CLOSED` by now; else it tries again, or never lost its connection (`parse`). */
 export class SseErrorEvent extends Event implements Failure {
   /** What went wrong: branch on this. */
-  readonly code: SseErrorCode
+  declare readonly code: SseErrorCode
   /** The status of the answer; 0 where there was none, as after a network failure. */
-  readonly status: number
+  declare readonly status: number
   /** The same for a reader. */
-  readonly message: string
+  declare readonly message: string
   /** What was thrown, if anything was. */
-  readonly cause: unknown
+  declare readonly cause?: unknown
 
-  constructor ({ code, status, message, cause }: Failure) {
+  constructor (failure: Failure) {
     super('error')
-    this.code = code
-    this.status = status
-    this.message = message
-    this.cause = cause
+    Object.assign(this, failure)
   }
 }

@@ -1,12 +1,13 @@
-import type { HeadersLike } from './connection.ts'
+/** What `new Headers()` takes. */
+export type HeadersLike = Headers | Record<string, string> | Array<[string, string]>
 
 /** ms between the end of a connection and the next try, until the server has said its `retry`. */
 export const DEFAULT_RETRY = 3_000
 /** ms: see `retry` in the options. */
-export const DEFAULT_RETRY_MIN = 100
-export const DEFAULT_RETRY_MAX = 60_000
+const DEFAULT_RETRY_MIN = 100
+const DEFAULT_RETRY_MAX = 60_000
 /** Characters: four times what the plugin sends at its own default. */
-export const DEFAULT_MAX_EVENT_LENGTH = 4 * 1024 * 1024
+const DEFAULT_MAX_EVENT_LENGTH = 4 * 1024 * 1024
 /** A connection is dead that has missed this many heartbeats. */
 export const MISSED_HEARTBEATS = 3
 
@@ -48,7 +49,7 @@ export interface SseClientOptions {
 /** Options with their defaults, checked. */
 export interface Settings {
   readonly url: string
-  readonly init: RequestInit
+  readonly init: RequestInit & { readonly method: string, readonly body: NonNullable<RequestInit['body']> | null }
   readonly headers: () => HeadersLike | Promise<HeadersLike>
   readonly lastEventId: string
   readonly min: number
@@ -62,30 +63,29 @@ export interface Settings {
 
 /** Throws a DOMException `SyntaxError` for a url that is none, as EventSource does, and a TypeError for a number that is out of range. */
 export function resolve (url: string | URL, options: SseClientOptions): Settings {
-  const { headers = {}, body = null, method = body === null ? 'GET' : 'POST', withCredentials = false, credentials = withCredentials ? 'include' : 'same-origin', retry = {}, fetch: make = fetch } = options
+  const {
+    headers = {}, body = null, method = body === null ? 'GET' : 'POST', credentials = options.withCredentials ? 'include' : 'same-origin',
+    retry: { min = DEFAULT_RETRY_MIN, max = DEFAULT_RETRY_MAX } = {}, maxEventLength = DEFAULT_MAX_EVENT_LENGTH, lastEventId = '', inactivity, onUnauthorized
+  } = options
+  for (const [name, value] of Object.entries({ min, max, inactivity: inactivity ?? 0, maxEventLength })) {
+    if (!(value >= 0)) throw new TypeError(`option ${name} must be a number >= 0, got ${value}`)
+  }
   const { document, location } = globalThis as { document?: { baseURI: string }, location?: { href: string } }
-  let href: string
   try {
-    href = new URL(url, document?.baseURI ?? location?.href).href
+    url = new URL(url, document?.baseURI ?? location?.href).href
   } catch {
     throw new DOMException(`not a url: ${url}`, 'SyntaxError')
   }
   return {
-    url: href,
+    url,
     init: { method: method.toUpperCase(), body, credentials },
     headers: typeof headers === 'function' ? headers : () => headers,
-    lastEventId: options.lastEventId ?? '',
-    min: number('retry.min', retry.min, DEFAULT_RETRY_MIN, 1),
-    max: number('retry.max', retry.max, DEFAULT_RETRY_MAX),
-    inactivity: options.inactivity === undefined ? undefined : number('inactivity', options.inactivity, 0),
-    maxEventLength: number('maxEventLength', options.maxEventLength, DEFAULT_MAX_EVENT_LENGTH, 1),
-    onUnauthorized: options.onUnauthorized,
-    fetch: (...args) => make(...args)
+    lastEventId,
+    min,
+    max,
+    inactivity,
+    maxEventLength,
+    onUnauthorized,
+    fetch: options.fetch ?? fetch
   }
-}
-
-function number (name: string, value: number | undefined, otherwise: number, least = 0): number {
-  if (value === undefined) return otherwise
-  if (!(value >= least)) throw new TypeError(`option ${name} must be a number >= ${least}, got ${value}`)
-  return value
 }

@@ -1,13 +1,12 @@
 import { connect, type Sink } from './connection.ts'
 import type { Failure } from './error.ts'
 import { DEFAULT_RETRY, MISSED_HEARTBEATS, type Settings } from './options.ts'
-import { isOnline, watchPage } from './page.ts'
+import { isOnline, isVisible, watchPage } from './page.ts'
 import type { Signal, Source } from './signal.ts'
 import { initial, next, type Input, type State } from './state.ts'
 
 /** setTimeout takes no more. */
 const LONGEST = 2 ** 31 - 1
-const STATUS = { connecting: 'connecting', asking: 'connecting', open: 'open', waiting: 'waiting', offline: 'offline', paused: 'paused', closed: 'closed' } as const
 
 /** Keeps one connection, and makes it anew: does what the states ask for, and decides nothing itself. */
 export class Reconnector implements Source {
@@ -30,16 +29,16 @@ export class Reconnector implements Source {
   /** The newest event says that no more will come. */
   #isThrough = false
 
-  constructor (settings: Settings, lastEventId: string, tell: (signal: Signal) => void) {
+  constructor (settings: Settings, tell: (signal: Signal) => void) {
     this.#settings = settings
     this.#tell = tell
     this.#inactivity = settings.inactivity
     this.#retry = Math.min(DEFAULT_RETRY, settings.max)
-    this.lastEventId = this.#told = lastEventId
-    watchPage(event => {
-      // Timers sleep with a page that is hidden: see at once whether the connection does.
-      if (event === 'shown') this.#watch()
-      this.#go({ type: event, now: Date.now() })
+    this.lastEventId = this.#told = settings.lastEventId
+    watchPage(type => {
+      // Timers sleep with a page that is hidden: see at once whether the connection is dead.
+      this.#watch()
+      this.#go({ type })
     }, this.#life.signal)
     this.#connect()
   }
@@ -49,57 +48,49 @@ export class Reconnector implements Source {
   }
 
   #go (input: Input): void {
-    const { min, max, init, onUnauthorized } = this.#settings
+    const { init, onUnauthorized } = this.#settings
     const old = this.#state
     const state = this.#state = next(old, input, {
-      min,
-      max,
+      ...this.#settings,
       retry: this.#retry,
-      canAsk: onUnauthorized !== undefined,
-      canRepeat: init.method === 'GET' || init.method === 'HEAD' || this.lastEventId !== ''
+      canAsk: !!onUnauthorized,
+      canRepeat: !!this.lastEventId || /^(GET|HEAD)$/.test(init.method),
+      isOnline: isOnline(),
+      isVisible: isVisible(),
+      now: Date.now(),
+      random: Math.random()
     })
     if (state === old) return
     if (state.name !== 'open') {
       clearTimeout(this.#timer)
       this.#connection.abort()
     }
-    let until: number | undefined
+    const { until, error } = state as { until?: number, error?: Failure }
+    const isAsking = state.name === 'asking'
     if (state.name === 'connecting') this.#connect()
-    else if (state.name === 'asking') this.#ask(state, state.error.status)
+    else if (isAsking) this.#ask(state.error.status)
     else if (state.name === 'closed') this.#life.abort()
-    else if (state.name === 'waiting' || state.name === 'offline') {
-      until = state.until
-      this.#wait(until)
-    }
+    else if (until) this.#timer = setTimeout(() => this.#go({ type: 'due' }), Math.min(until - Date.now(), LONGEST))
     // What onUnauthorized mends is no error to the user, and the same one is not told twice.
-    const error = 'error' in state && state.name !== 'asking' && !(('error' in old) && old.error === state.error) ? state.error : undefined
-    this.#tell({ kind: 'status', status: STATUS[state.name], until, error })
-  }
-
-  #wait (until: number): void {
-    const ms = until - Date.now()
-    this.#timer = setTimeout(() => ms > LONGEST ? this.#wait(until) : this.#go({ type: 'due' }), Math.min(ms, LONGEST))
+    const isTold = isAsking || error === (old as { error?: Failure }).error && old.name !== 'asking'
+    this.#tell({ kind: 'status', status: isAsking ? 'connecting' : state.name, until, error: isTold ? undefined : error })
   }
 
   #connect (): void {
     const { signal } = this.#connection = new AbortController()
-    const { url, init, headers, maxEventLength, fetch } = this.#settings
     let origin = ''
     const sink: Sink = {
       opened: (heartbeat, from) => {
         origin = from
         this.#inactivity = this.#settings.inactivity ?? MISSED_HEARTBEATS * heartbeat
-        this.#heard = Date.now()
-        this.#go({ type: 'opened', now: this.#heard })
-        this.#watch()
+        this.#go({ type: 'opened' })
+        this.#hear()
       },
       id: id => { this.lastEventId = id },
       event: (type, data, hasId) => {
         if (!hasId) this.#tellId()
-        const previous = this.#told
-        const lastEventId = this.#told = this.lastEventId
         this.#isThrough = type === 'sse.end'
-        this.#tell({ kind: 'event', type, data, origin, lastEventId, previous })
+        this.#tell({ kind: 'event', type, data, origin, ...this.#move() })
       },
       retry: ms => { this.#retry = ms },
       alive: () => {
@@ -108,30 +99,32 @@ export class Reconnector implements Source {
       },
       failed: (error, retryAfter) => {
         if (this.#isThrough && error.code === 'ended') this.close()
-        else this.#fail(error, retryAfter)
+        else this.#go({ type: 'failed', error, retryAfter })
       }
     }
-    this.#heard = Date.now()
-    this.#watch()
-    connect({ url, init: { ...init, signal }, headers, lastEventId: this.lastEventId, maxEventLength, fetch }, sink)
-  }
-
-  #fail (error: Failure, retryAfter?: number): void {
-    this.#go({ type: 'failed', error, now: Date.now(), random: Math.random(), retryAfter, isOnline: isOnline() })
+    this.#hear()
+    connect(this.#settings, this.lastEventId, signal, sink)
   }
 
   /** A block with an id alone moves the position, and no event tells of it. */
   #tellId (): void {
-    const previous = this.#told
-    const lastEventId = this.#told = this.lastEventId
-    if (lastEventId !== previous) this.#tell({ kind: 'id', lastEventId, previous })
+    const move = this.#move()
+    if (move.lastEventId !== move.previous) this.#tell({ kind: 'id', ...move })
   }
 
-  #ask (asking: State, status: number): void {
-    const answered = (isAuthorized: boolean, cause?: unknown): void => {
-      if (this.#state === asking) this.#go({ type: 'authorized', isAuthorized, cause })
-    }
-    Promise.resolve(status).then(this.#settings.onUnauthorized).then(answer => answered(answer === true), cause => answered(false, cause))
+  #move (): { previous: string, lastEventId: string } {
+    return { previous: this.#told, lastEventId: this.#told = this.lastEventId }
+  }
+
+  #ask (status: number): void {
+    const type = 'authorized'
+    Promise.resolve(status).then(this.#settings.onUnauthorized)
+      .then(answer => this.#go({ type, isAuthorized: !!answer }), cause => this.#go({ type, isAuthorized: false, cause }))
+  }
+
+  #hear (): void {
+    this.#heard = Date.now()
+    this.#watch()
   }
 
   /** Fails a connection that brought nothing for too long, and looks again when it could have. */
@@ -141,6 +134,6 @@ export class Reconnector implements Source {
     clearTimeout(this.#timer)
     const left = this.#heard + this.#inactivity! - Date.now()
     if (left > 0) this.#timer = setTimeout(() => this.#watch(), Math.min(left, LONGEST))
-    else this.#fail({ code: 'inactivity', status: 0, message: `nothing came for ${this.#inactivity} ms` })
+    else this.#go({ type: 'failed', error: { code: 'inactivity', status: 0, message: `nothing came for ${this.#inactivity} ms` }, retryAfter: NaN })
   }
 }

@@ -1,19 +1,17 @@
 import type { Failure } from './error.ts'
-import type { SseStatus } from './signal.ts'
+import type { SseStatus, Standing } from './signal.ts'
 
 /** A `status` event: what the client does from now on. */
-export class SseStatusEvent extends Event {
+export class SseStatusEvent extends Event implements Standing {
   /** `waiting` and `offline`: for the next try. `paused`: with a page that is frozen or in the back/forward cache. */
-  readonly status: SseStatus
+  declare readonly status: SseStatus
   /** ms since the epoch: when the next try is made. Undefined unless `waiting` or `offline`. */
-  readonly until: number | undefined
+  declare readonly until?: number | undefined
   /** Why: what the `error` event that follows says. Undefined where nothing failed. */
-  readonly reason: Failure | undefined
+  declare readonly error?: Failure | undefined
 
-  constructor (status: SseStatus, until?: number, reason?: Failure) {
+  constructor ({ status, until, error }: Standing) {
     super('status')
-    this.status = status
-    this.until = until
-    this.reason = reason
+    Object.assign(this, { status, until, error })
   }
 }

@@ -61,7 +61,7 @@ export interface Observed {
 export const FAST: SseClientOptions = { retry: { min: 5, max: 5 } }
 
 export function observe (t: Test, url: string, options: SseClientOptions = {}, types: string[] = []): Observed {
-  const source = new SseClient(url, options as SseClientOptions & { parse?: undefined }) as SseClient<any, any>
+  const source = new SseClient(url, options) as SseClient<any, any>
   t.teardown(() => source.close())
   const told: Observed['told'] = []
   const data: any[] = []
