@@ -10,21 +10,21 @@ const HANDLERS = ['open', 'message', 'error', 'status'] as const
 
 type Handler = ((this: unknown, event: any) => unknown) | null
 
-/** Events that wait for one `for await`. */
-interface Reader { readonly events: Event[], wake: () => void }
-
 class Client extends EventTarget {
   readonly url: string
   readonly withCredentials: boolean
+  lastEventId: string
   status: SseStatus = 'connecting'
   onopen: Handler = null
   onmessage: Handler = null
   onerror: Handler = null
   onstatus: Handler = null
   readonly #parse: SseClientOptions['parse']
-  readonly #signal: AbortSignal | undefined
-  #source: Source
-  readonly #readers = new Set<Reader>()
+  readonly #life = new AbortController()
+  /** Undefined while it is being loaded. */
+  #source: Source | undefined
+  /** One for each `for await`: takes an event, or looks whether the client has closed. */
+  readonly #readers = new Set<(event?: Event) => void>()
   #error: Failure | undefined
 
   static {
@@ -33,70 +33,68 @@ class Client extends EventTarget {
 
   constructor (url: string | URL, options: SseClientOptions = {}) {
     super()
-    for (const name of HANDLERS) {
-      this.addEventListener(name, event => {
-        const handler = this[`on${name}`]
-        if (typeof handler === 'function') handler.call(this, event)
-      })
-    }
+    for (const name of HANDLERS) this.addEventListener(name, event => this[`on${name}`]?.(event))
     const settings = resolve(url, options)
     this.url = settings.url
     this.withCredentials = settings.init.credentials === 'include'
     this.#parse = options.parse
-    this.#signal = options.signal
     const hear = (signal: Signal): void => this.#hear(signal)
-    this.#source = { lastEventId: settings.lastEventId, close: () => hear({ kind: 'status', status: 'closed' }) }
+    this.lastEventId = settings.lastEventId
     const connect = (From: typeof Reconnector | typeof Shared): void => {
       if (this.status !== 'closed') this.#source = new From(settings, hear, Reconnector)
     }
     // Who shares nothing need not load what sharing takes. If it cannot be loaded, there is a connection all the same.
     if (options.share) import('./shared.ts').then(({ Shared }) => connect(Shared), () => connect(Reconnector))
     else connect(Reconnector)
-    this.#signal?.addEventListener('abort', this.#abort)
-    if (this.#signal?.aborted) this.close()
+    const { signal } = options
+    signal?.addEventListener('abort', () => this.close(), { signal: this.#life.signal })
+    if (signal?.aborted) this.close()
   }
 
   get readyState (): 0 | 1 | 2 {
     return this.status === 'open' ? 1 : this.status === 'closed' ? 2 : 0
   }
 
-  get lastEventId (): string {
-    return this.#source.lastEventId
-  }
-
   close (): void {
-    this.#source.close()
+    this.#source?.close()
+    this.#hear({ kind: 'status', status: 'closed' }) // where it is still being loaded
   }
 
   async * [Symbol.asyncIterator] (): AsyncGenerator<Event, void, undefined> {
-    const reader: Reader = { events: [], wake () {} }
-    this.#readers.add(reader)
+    const events: Event[] = []
+    let wake = (): void => {}
+    const read = (event?: Event): void => {
+      if (event) events.push(event)
+      wake()
+    }
+    this.#readers.add(read)
     try {
       for (;;) {
-        while (reader.events.length > 0) yield reader.events.shift()!
+        while (events.length > 0) yield events.shift()!
         if (this.status === 'closed') break
-        await new Promise<void>(resolve => { reader.wake = resolve })
+        await new Promise<void>(resolve => { wake = resolve })
       }
     } finally {
-      this.#readers.delete(reader)
+      this.#readers.delete(read)
     }
     if (this.#error && this.#error.code !== 'ended') throw Object.assign(new Error(this.#error.message), this.#error)
   }
 
-  readonly #abort = (): void => this.close()
-
   #hear (signal: Signal): void {
     if (this.status === 'closed') return
-    if (signal.kind === 'event') this.#fire(signal)
-    else if (signal.kind === 'status') {
-      const { status, error } = signal
+    if (signal.kind !== 'status') {
+      this.lastEventId = signal.lastEventId
+      if (signal.kind === 'event') this.#fire(signal)
+    } else {
+      const { kind, ...standing } = signal
+      const { status, error } = standing
       this.status = status
       if (status === 'closed') {
         this.#error = error
-        this.#signal?.removeEventListener('abort', this.#abort)
-        for (const { wake } of this.#readers) wake()
+        this.#life.abort()
+        for (const read of this.#readers) read()
       }
-      this.dispatchEvent(new SseStatusEvent(signal))
+      this.dispatchEvent(new SseStatusEvent(standing))
       // A listener may have closed it.
       if (status === 'open' && this.status === status) this.dispatchEvent(new Event('open'))
       if (error && this.status === status) this.dispatchEvent(new SseErrorEvent(error))
@@ -108,14 +106,11 @@ class Client extends EventTarget {
     try {
       if (this.#parse) data = type === 'sse.gap' || type === 'sse.end' ? JSON.parse(text) : this.#parse(text, type)
     } catch (cause) {
-      this.dispatchEvent(new SseErrorEvent({ code: 'parse', status: 0, message: `data of ${type}: ${cause}`, cause }))
+      this.dispatchEvent(new SseErrorEvent({ code: 'parse', status: 0, message: `${type}: ${cause}`, cause }))
       return
     }
     const event = new MessageEvent(type, { data, origin, lastEventId })
-    for (const reader of this.#readers) {
-      reader.events.push(event)
-      reader.wake()
-    }
+    for (const read of this.#readers) read(event)
     this.dispatchEvent(event)
   }
 }

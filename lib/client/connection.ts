@@ -23,7 +23,6 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
   let code: SseErrorCode = 'headers'
   let status = 0
   let retryAfter = NaN
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }) // the parser takes one, and the standard says one
   /** A listener may have closed the client while there was more to tell. */
   const unlessClosed = <Args extends unknown[]>(tell: (...args: Args) => void) => (...args: Args): void => {
     signal.throwIfAborted()
@@ -52,31 +51,29 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     if (lastEventId) headers.set('last-event-id', String.fromCharCode(...new TextEncoder().encode(lastEventId)))
     const whole: RequestInit = { ...init, headers, signal, cache: 'no-store' }
     // fetch() would reject as it does for a network failure, and that would be tried again for ever.
-    if (!/^(https?|blob|data):/.test(url)) throw new TypeError(`no scheme to fetch: ${url}`)
+    if (!/^https?:/.test(url)) throw new TypeError(`cannot fetch ${url}`)
     new Request(url, { ...whole, body: init.body === null ? null : '' }) // eslint-disable-line no-new
     signal.throwIfAborted()
     code = 'network'
     const response = await fetch(url, whole)
     const header = (name: string): string => response.headers.get(name) ?? ''
     status = response.status
-    retryAfter = Number(header('retry-after')) * 1_000 || Date.parse(header('retry-after')) - Date.now()
-    code = status === 204 ? 'ended' : 'status'
-    if (status !== 200) throw new Error(`answered ${status}`)
+    retryAfter = Number.parseFloat(header('retry-after')) * 1_000 || Date.parse(header('retry-after')) - Date.now()
     const type = header('content-type')
-    code = 'type'
-    if (!/^text\/event-stream *(;|$)/i.test(type)) throw new Error(`answered with ${type}`)
-    code = 'cut'
+    code = status === 204 ? 'ended' : status !== 200 ? 'status' : /^text\/event-stream *(;|$)/i.test(type) ? 'cut' : 'type'
+    if (code !== 'cut') throw new Error(`answered ${status} ${type}`)
     signal.throwIfAborted()
-    sink.opened(Number(header('sse-heartbeat') || NaN), new URL(response.url || url).origin)
-    const reader = response.body!.getReader()
+    sink.opened(Number.parseFloat(header('sse-heartbeat')), new URL(response.url || url).origin)
+    // The parser takes one byte order mark, and the standard says one.
+    const reader = response.body!.pipeThrough(new TextDecoderStream('utf-8', { ignoreBOM: true })).getReader()
     for (;;) {
       const { done, value } = await reader.read()
       signal.throwIfAborted()
       if (done) {
         code = 'ended'
-        throw new Error('the response ended')
+        throw new Error('response ended')
       }
-      parser.feed(decoder.decode(value, { stream: true }))
+      parser.feed(value)
       sink.alive()
     }
   } catch (cause) {

@@ -3,13 +3,13 @@
  *
  * - `network`: no answer. A page is not told whether the network, CORS, mixed content or a blocker was the reason.
  * - `cut`: the connection broke. `ended`: the server ended the response, or answered 204.
- * - `inactivity`: nothing came for the time of the option `inactivity`. `moved`: the page is online again, so the network may be another one.
+ * - `inactivity`: nothing came for the time of the option `inactivity`.
  * - `status`: any other status than 200, see `status`. `type`: 200, but not with `text/event-stream`.
  * - `headers`: the option `headers` threw. `request`: no request can be made of the url and the options.
  * - `size`: a line or event longer than the option `maxEventLength`.
  * - `parse`: the option `parse` threw, which is the `cause`; the event is not fired, the connection is kept.
  */
-export type SseErrorCode = 'network' | 'cut' | 'ended' | 'inactivity' | 'moved' | 'status' | 'type' | 'headers' | 'request' | 'size' | 'parse'
+export type SseErrorCode = 'network' | 'cut' | 'ended' | 'inactivity' | 'status' | 'type' | 'headers' | 'request' | 'size' | 'parse'
 
 /** What happened, as plain data: it crosses from tab to tab. */
 export interface Failure {

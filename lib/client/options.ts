@@ -65,10 +65,10 @@ export interface Settings {
 export function resolve (url: string | URL, options: SseClientOptions): Settings {
   const {
     headers = {}, body = null, method = body === null ? 'GET' : 'POST', credentials = options.withCredentials ? 'include' : 'same-origin',
-    retry: { min = DEFAULT_RETRY_MIN, max = DEFAULT_RETRY_MAX } = {}, maxEventLength = DEFAULT_MAX_EVENT_LENGTH, lastEventId = '', inactivity, onUnauthorized
+    retry: { min = DEFAULT_RETRY_MIN, max = DEFAULT_RETRY_MAX } = {}, maxEventLength = DEFAULT_MAX_EVENT_LENGTH, lastEventId = '', inactivity
   } = options
   for (const [name, value] of Object.entries({ min, max, inactivity: inactivity ?? 0, maxEventLength })) {
-    if (!(value >= 0)) throw new TypeError(`option ${name} must be a number >= 0, got ${value}`)
+    if (!(value >= 0)) throw new TypeError(`option ${name} must be >= 0, got ${value}`)
   }
   const { document, location } = globalThis as { document?: { baseURI: string }, location?: { href: string } }
   try {
@@ -85,7 +85,7 @@ export function resolve (url: string | URL, options: SseClientOptions): Settings
     max,
     inactivity,
     maxEventLength,
-    onUnauthorized,
+    onUnauthorized: options.onUnauthorized,
     fetch: options.fetch ?? fetch
   }
 }

@@ -4,9 +4,11 @@ export type PageEvent = 'online' | 'offline' | 'pagehide' | 'pageshow' | 'freeze
 interface Target { addEventListener?: (name: string, listener: () => void, options: { signal: AbortSignal }) => void }
 const scope = globalThis as Target & { document?: Target & { visibilityState: string }, navigator?: { onLine?: boolean } }
 
-/** False where the browser is sure that there is no network; it may be wrong about one on this machine. */
-export const isOnline = (): boolean => scope.navigator?.onLine !== false
-export const isVisible = (): boolean => scope.document?.visibilityState !== 'hidden'
+/** What the page believes now. Not online: the browser is sure that there is no network, but may be wrong about one on this machine. */
+export const lookAtPage = (): { isOnline: boolean, isVisible: boolean } => ({
+  isOnline: scope.navigator?.onLine !== false,
+  isVisible: scope.document?.visibilityState !== 'hidden'
+})
 
 /** Tells what happens to the page until the signal aborts. Where there is no page, nothing does. */
 export function watchPage (tell: (event: PageEvent) => void, signal: AbortSignal): void {

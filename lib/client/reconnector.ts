@@ -1,7 +1,7 @@
 import { connect, type Sink } from './connection.ts'
 import type { Failure } from './error.ts'
 import { DEFAULT_RETRY, MISSED_HEARTBEATS, type Settings } from './options.ts'
-import { isOnline, isVisible, watchPage } from './page.ts'
+import { lookAtPage, watchPage } from './page.ts'
 import type { Signal, Source } from './signal.ts'
 import { initial, next, type Input, type State } from './state.ts'
 
@@ -10,9 +10,9 @@ const LONGEST = 2 ** 31 - 1
 
 /** Keeps one connection, and makes it anew: does what the states ask for, and decides nothing itself. */
 export class Reconnector implements Source {
-  lastEventId: string
   readonly #settings: Settings
   readonly #tell: (signal: Signal) => void
+  #lastEventId: string
   #state: State = initial
   /** Ends with the client. */
   readonly #life = new AbortController()
@@ -24,8 +24,6 @@ export class Reconnector implements Source {
   #inactivity: number | undefined
   /** When bytes came. */
   #heard = 0
-  /** The lastEventId that was told. */
-  #told: string
   /** The newest event says that no more will come. */
   #isThrough = false
 
@@ -34,7 +32,7 @@ export class Reconnector implements Source {
     this.#tell = tell
     this.#inactivity = settings.inactivity
     this.#retry = Math.min(DEFAULT_RETRY, settings.max)
-    this.lastEventId = this.#told = settings.lastEventId
+    this.#lastEventId = settings.lastEventId
     watchPage(type => {
       // Timers sleep with a page that is hidden: see at once whether the connection is dead.
       this.#watch()
@@ -48,15 +46,13 @@ export class Reconnector implements Source {
   }
 
   #go (input: Input): void {
-    const { init, onUnauthorized } = this.#settings
     const old = this.#state
     const state = this.#state = next(old, input, {
       ...this.#settings,
       retry: this.#retry,
-      canAsk: !!onUnauthorized,
-      canRepeat: !!this.lastEventId || /^(GET|HEAD)$/.test(init.method),
-      isOnline: isOnline(),
-      isVisible: isVisible(),
+      canAsk: !!this.#settings.onUnauthorized,
+      canRepeat: !!this.#lastEventId || /^(GET|HEAD)$/.test(this.#settings.init.method),
+      ...lookAtPage(),
       now: Date.now(),
       random: Math.random()
     })
@@ -72,7 +68,7 @@ export class Reconnector implements Source {
     else if (state.name === 'closed') this.#life.abort()
     else if (until) this.#timer = setTimeout(() => this.#go({ type: 'due' }), Math.min(until - Date.now(), LONGEST))
     // What onUnauthorized mends is no error to the user, and the same one is not told twice.
-    const isTold = isAsking || error === (old as { error?: Failure }).error && old.name !== 'asking'
+    const isTold = isAsking || error === (old as { error?: Failure }).error
     this.#tell({ kind: 'status', status: isAsking ? 'connecting' : state.name, until, error: isTold ? undefined : error })
   }
 
@@ -86,16 +82,15 @@ export class Reconnector implements Source {
         this.#go({ type: 'opened' })
         this.#hear()
       },
-      id: id => { this.lastEventId = id },
+      id: id => { this.#lastEventId = id },
       event: (type, data, hasId) => {
-        if (!hasId) this.#tellId()
         this.#isThrough = type === 'sse.end'
-        this.#tell({ kind: 'event', type, data, origin, ...this.#move() })
+        this.#tell({ kind: 'event', type, data, origin, hasId, lastEventId: this.#lastEventId })
       },
       retry: ms => { this.#retry = ms },
       alive: () => {
         this.#heard = Date.now()
-        this.#tellId()
+        this.#tell({ kind: 'id', lastEventId: this.#lastEventId })
       },
       failed: (error, retryAfter) => {
         if (this.#isThrough && error.code === 'ended') this.close()
@@ -103,23 +98,12 @@ export class Reconnector implements Source {
       }
     }
     this.#hear()
-    connect(this.#settings, this.lastEventId, signal, sink)
-  }
-
-  /** A block with an id alone moves the position, and no event tells of it. */
-  #tellId (): void {
-    const move = this.#move()
-    if (move.lastEventId !== move.previous) this.#tell({ kind: 'id', ...move })
-  }
-
-  #move (): { previous: string, lastEventId: string } {
-    return { previous: this.#told, lastEventId: this.#told = this.lastEventId }
+    connect(this.#settings, this.#lastEventId, signal, sink)
   }
 
   #ask (status: number): void {
     const type = 'authorized'
-    Promise.resolve(status).then(this.#settings.onUnauthorized)
-      .then(answer => this.#go({ type, isAuthorized: !!answer }), cause => this.#go({ type, isAuthorized: false, cause }))
+    Promise.resolve(status).then(this.#settings.onUnauthorized).then(isAuthorized => this.#go({ type, isAuthorized }), cause => this.#go({ type, cause }))
   }
 
   #hear (): void {
@@ -134,6 +118,6 @@ export class Reconnector implements Source {
     clearTimeout(this.#timer)
     const left = this.#heard + this.#inactivity! - Date.now()
     if (left > 0) this.#timer = setTimeout(() => this.#watch(), Math.min(left, LONGEST))
-    else this.#go({ type: 'failed', error: { code: 'inactivity', status: 0, message: `nothing came for ${this.#inactivity} ms` }, retryAfter: NaN })
+    else this.#go({ type: 'failed', error: { code: 'inactivity', status: 0, message: `nothing for ${this.#inactivity} ms` }, retryAfter: NaN })
   }
 }

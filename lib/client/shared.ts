@@ -27,7 +27,7 @@ const scope = globalThis as Target & { navigator?: { locks?: Locks }, BroadcastC
  * where it was itself. Without Web Locks each tab stays with its own.
  */
 export class Shared implements Source {
-  lastEventId: string
+  #lastEventId: string
   readonly #settings: Settings
   readonly #tell: (signal: Signal) => void
   readonly #Connect: Connect
@@ -57,7 +57,7 @@ export class Shared implements Source {
     this.#tell = tell
     this.#Connect = Connect
     this.#name = `sse ${settings.init.credentials} ${settings.url}`
-    this.lastEventId = settings.lastEventId
+    this.#lastEventId = settings.lastEventId
     const on = (target: Target | undefined, name: string, run: () => void): void => target?.addEventListener?.(name, run, { signal: this.#life.signal })
     const leave = (): void => this.#leave('paused')
     const join = (): void => { if (this.#stay.signal.aborted) this.#join() }
@@ -126,9 +126,9 @@ export class Shared implements Source {
   }
 
   #connect (): void {
-    const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.lastEventId }, signal => {
+    const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.#lastEventId }, signal => {
       if (own !== this.#own) return
-      if (this.#isLeader) this.#post(signal)
+      if (this.#isLeader && !(signal.kind === 'id' && this.#seen.has(signal.lastEventId))) this.#post(signal)
       this.#take(signal)
       if (signal.kind === 'event') clearTimeout(this.#quiet)
       else if (signal.kind === 'status' && signal.status === 'open') this.#quiet = setTimeout(() => this.#meet(true), QUIET)
@@ -162,7 +162,7 @@ export class Shared implements Source {
     let last = pending.length
     while (last-- > 0) {
       const one = pending[last]!
-      if (one.kind !== 'status' && one.lastEventId !== one.previous && this.#seen.has(one.lastEventId)) break
+      if (one.kind !== 'status' && (one.kind === 'id' || one.hasId) && this.#seen.has(one.lastEventId)) break
     }
     if (last < 0 && !isQuiet && !this.#ids.some(id => this.#seen.has(id))) return
     this.#quit()
@@ -172,15 +172,14 @@ export class Shared implements Source {
 
   #take (signal: Signal): void {
     if (signal.kind === 'status') return this.#stand(signal)
-    const { lastEventId, previous } = signal
-    if (lastEventId !== previous) {
+    const { lastEventId } = signal
+    if (lastEventId && (signal.kind === 'id' || signal.hasId)) {
       if (this.#seen.has(lastEventId)) return
       this.#seen.add(lastEventId)
-      if (this.#seen.size > MAX_SEEN) for (const oldest of this.#seen) { this.#seen.delete(oldest); break }
+      if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.values().next().value!) // the oldest
+      this.#lastEventId = lastEventId
+      if (signal.kind === 'event') this.#eventId = lastEventId
     }
-    this.lastEventId = lastEventId
-    if (signal.kind !== 'event') return
-    this.#eventId = lastEventId
     this.#tell(signal)
   }
 
@@ -193,7 +192,7 @@ export class Shared implements Source {
   }
 
   #answer (): void {
-    const ids = [this.lastEventId, this.#eventId].filter(Boolean)
+    const ids = [this.#lastEventId, this.#eventId].filter(Boolean)
     if (this.#isLeader) this.#post({ kind: 'here', ...this.#standing, ids })
   }
 

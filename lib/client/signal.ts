@@ -9,13 +9,13 @@ export interface Standing { readonly status: SseStatus, readonly until?: number 
 /** What a source of events tells its client: plain data, so that it can cross from tab to tab. */
 export type Signal =
   | Standing & { readonly kind: 'status' }
-  /** `lastEventId` is the one after it, `previous` the one before it; equal where it has none of its own. */
-  | { readonly kind: 'event', readonly type: string, readonly data: string, readonly origin: string, readonly lastEventId: string, readonly previous: string }
-  /** A block that had an id and no data. */
-  | { readonly kind: 'id', readonly lastEventId: string, readonly previous: string }
+  /** `hasId`: `lastEventId` is its own. */
+  | { readonly kind: 'event', readonly type: string, readonly data: string, readonly origin: string, readonly hasId: boolean, readonly lastEventId: string }
+  /** All bytes that have come are told, and this is the position: it may have moved by a block that has an id alone. */
+  | { readonly kind: 'id', readonly lastEventId: string }
 
 /** Where a client has its events from: a connection of its own, or one that it shares. */
 export interface Source {
-  readonly lastEventId: string
+  /** Tells that it is closed, and nothing after that. */
   close (): void
 }

@@ -10,8 +10,8 @@ export class SseStatusEvent extends Event implements Standing {
   /** Why: what the `error` event that follows says. Undefined where nothing failed. */
   declare readonly error?: Failure | undefined
 
-  constructor ({ status, until, error }: Standing) {
+  constructor (standing: Standing) {
     super('status')
-    Object.assign(this, { status, until, error })
+    Object.assign(this, standing)
   }
 }
