@@ -14,10 +14,6 @@ export interface Driver {
 export interface Tab {
   evaluate (script: string): Promise<unknown>
   close (): Promise<unknown>
-  /** As a browser does with a page that has been hidden for long; where it can be asked to. */
-  freeze? (isFrozen: boolean): Promise<unknown>
-  /** The process of the page ends, without a word to the page; where it can be asked to. */
-  crash? (): Promise<unknown>
 }
 
 interface Test { teardown: (fn: () => unknown) => void }
@@ -61,13 +57,10 @@ async function chromium (t: Test): Promise<Driver> {
     version: browser.version(),
     async open (url) {
       const page = await context.newPage()
-      const session = await context.newCDPSession(page)
       await page.goto(url)
       return {
         evaluate: script => page.evaluate(script),
-        close: () => page.close(),
-        freeze: isFrozen => session.send('Page.setWebLifecycleState', { state: isFrozen ? 'frozen' : 'active' }),
-        crash: () => session.send('Page.crash').catch(() => {}) // there is nobody left to answer
+        close: () => page.close()
       }
     }
   }
@@ -114,12 +107,11 @@ async function webkit (t: Test): Promise<Driver> {
   })
   const session = `/session/${sessionId}`
   t.teardown(() => ask('DELETE', session).catch(() => {}))
-  let isFirst = true
   return {
     version: capabilities.browserVersion,
     async open (url) {
-      const handle: string = isFirst ? await ask('GET', `${session}/window`) : (await ask('POST', `${session}/window/new`, { type: 'tab' })).handle
-      isFirst = false
+      // The first window stays: the session ends with the last one.
+      const { handle } = await ask('POST', `${session}/window/new`, { type: 'tab' })
       const go = (): Promise<unknown> => ask('POST', `${session}/window`, { handle })
       await go()
       await ask('POST', `${session}/url`, { url })
