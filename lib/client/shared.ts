@@ -56,7 +56,7 @@ export class Shared implements Source {
     this.#settings = settings
     this.#tell = tell
     this.#Connect = Connect
-    this.#name = `sse ${settings.init.credentials} ${settings.url}`
+    this.#name = `sse ${settings.init.method} ${settings.init.credentials} ${settings.url}`
     this.#lastEventId = settings.lastEventId
     const on = (target: Target | undefined, name: string, run: () => void): void => target?.addEventListener?.(name, run, { signal: this.#life.signal })
     const leave = (): void => this.#leave('paused')
