@@ -3,7 +3,7 @@ import { spawn, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import { FIRST, firstRelease } from './first-release.js'
+import { FIRST, firstRelease, present } from './builds.js'
 
 const here = path => fileURLToPath(new URL(path, import.meta.url))
 export const outDir = here('./out')
@@ -98,7 +98,8 @@ export class Child {
 
 /** @param {string} subject @param {object} [options] of the library under test @param {number | string | null} [cpu] */
 export async function startServer (subject, options = {}, cpu = cpus.server) {
-  const [name, own] = subject === FIRST ? ['fastify-sse-channels', { dist: firstRelease(), ...options }] : [subject, options]
+  const name = subject === FIRST ? 'fastify-sse-channels' : subject
+  const own = name === 'fastify-sse-channels' ? { dist: subject === FIRST ? firstRelease() : present(), ...options } : options
   const command = compiled[name]
     ? [`${outDir}/${name}`]
     : [process.execPath, '--expose-gc', here('./subjects/server.js'), name.replace('@', '').replace('/', '-'), JSON.stringify(own)]

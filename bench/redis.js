@@ -10,12 +10,11 @@
  *
  * Linux only: CPU is read from /proc.
  */
-import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { FIRST, firstRelease } from './first-release.js'
+import { FIRST, firstRelease, present } from './builds.js'
 import { bothCpus, compile, cpus, outDir, pin, startLoad, startServer } from './processes.js'
 import { redisVersion, startRedis } from './redis-server.js'
 import { format, lineChart, machine, median } from './report.js'
@@ -44,8 +43,7 @@ const here = fileURLToPath(new URL('.', import.meta.url))
 const started = performance.now()
 const version = redisVersion()
 if (!version) fail('This takes a redis-server.')
-const build = spawnSync('npm', ['run', '--silent', 'build'], { cwd: `${here}/..`, encoding: 'utf8' })
-if (build.status !== 0) fail(build.stdout + build.stderr)
+present()
 mkdirSync(outDir, { recursive: true })
 const failed = compile('load')
 if (failed) fail(`The load client needs a C compiler (apt-get install gcc libc6-dev): ${failed}`)
@@ -202,7 +200,7 @@ async function storm () {
       await load.ask('atonce 4000') // a response may wait for Redis
       await load.ask('reset')
       const [used, redisUsed, begin] = [server.cpu(), await redis.cpu(), performance.now()]
-      const { refused } = await load.ask('reopen')
+      const { refused } = await load.ask('reopen', 120_000)
       const connected = performance.now() - begin
       const { events, disorder, gaps } = await load.ask(`wait ${many * 21} 30000`)
       const took = performance.now() - begin

@@ -1,17 +1,17 @@
 /**
- * What must not get worse, in figures that do not depend on the machine: `node bench/regressions.js`, after `npm run build` in the
- * root. Prints a table, and exits with 1 where a limit is passed. It takes some seconds, and a redis-server for the last rows.
+ * What must not get worse, in figures that do not depend on the machine: `node bench/regressions.js`. Builds the
+ * library, prints a table, and exits with 1 where a limit is passed. It takes some seconds, and a redis-server for the last rows.
  *
  * The limits are a little above what was measured when they were written down. Who makes something better lowers them.
  */
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
 import http from 'node:http'
 import net from 'node:net'
 import { PerformanceObserver } from 'node:perf_hooks'
 import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { present } from './builds.js'
 
 const STREAMS = 100
 const TEXT = 'x'.repeat(100)
@@ -79,13 +79,13 @@ function serve () {
   }
 
   const jobs = {
-    async open ({ redis }) {
-      const { default: sse } = await import('../dist/index.js')
+    async open ({ dist, redis }) {
+      const { default: sse } = await import(`${dist}/index.js`)
       const { default: fastify } = await import('fastify')
       app = fastify()
       const options = {}
       if (redis) {
-        const { redisBackplane } = await import('../dist/redis/index.js')
+        const { redisBackplane } = await import(`${dist}/redis/index.js`)
         const { Redis } = await import('ioredis')
         options.backplane = redisBackplane({ client: new Redis({ port: redis, host: '127.0.0.1', lazyConnect: true }) })
       }
@@ -143,7 +143,7 @@ function serve () {
 // The clients, and the table
 
 async function main () {
-  if (!existsSync(new URL('../dist/index.js', import.meta.url))) throw new Error('npm run build comes first')
+  const dist = present()
   const found = {}
   const children = []
   process.on('exit', () => { for (const child of children) child.kill('SIGKILL') })
@@ -165,7 +165,7 @@ async function main () {
   process.exit(passed.length === 0 ? 0 : 1)
 
   async function inMemory (server) {
-    const port = await server.ask('open')
+    const port = await server.ask('open', { dist })
     // the code is compiled, and what it keeps for ever is there
     const warm = await connect(port, STREAMS, () => 'all')
     await server.ask('publish', { events: 200 })
@@ -243,9 +243,9 @@ async function main () {
     const redis = await startRedis()
     try {
       const [publisher, old, fresh] = await Promise.all([start(), start(), start()])
-      await publisher.ask('open', { redis: redis.port })
+      await publisher.ask('open', { dist, redis: redis.port })
       const names = k => `c${k},all`
-      const before = await connect(await old.ask('open', { redis: redis.port }), STREAMS, names)
+      const before = await connect(await old.ask('open', { dist, redis: redis.port }), STREAMS, names)
       await publisher.ask('publish', { events: STREAMS, channels: STREAMS })
       await before.received(STREAMS)
 
@@ -267,7 +267,7 @@ async function main () {
       await publisher.ask('publish', { events: STREAMS, channels: STREAMS })
       await publisher.ask('publish', { events: 5 })
 
-      const port = await fresh.ask('open', { redis: redis.port })
+      const port = await fresh.ask('open', { dist, redis: redis.port })
       await sleep(500) // the old process sees that they left
       await redis.client.config('RESETSTAT')
       const back = await connect(port, STREAMS, names, ids)

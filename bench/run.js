@@ -15,7 +15,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { compile, compiled, openFilesLimit, outDir, pin } from './processes.js'
-import { FIRST, firstRelease } from './first-release.js'
+import { FIRST, firstRelease, present } from './builds.js'
 import { barChart, format, lineChart, machine, median, sweepTable, table } from './report.js'
 import { OURS, PEERS, disturbance, faults, makeScenarios } from './scenarios.js'
 import { makeSweeps } from './sweeps.js'
@@ -108,7 +108,8 @@ function prepare () {
     fail(`${streams.toLocaleString('en')} streams need ${streams + 100} open files a process, and the limit is ${openFilesLimit()}: raise it (ulimit -Hn), or use --quick.`)
   }
   if (!existsSync(`${here}/node_modules`)) command('npm', ['ci', '--no-audit', '--no-fund'], here)
-  command('npm', ['run', '--silent', 'build'], `${here}/..`)
+  if (!existsSync(`${here}/../node_modules`)) command('npm', ['ci', '--no-audit', '--no-fund'], `${here}/..`)
+  present()
   mkdirSync(outDir, { recursive: true })
   const failed = compile('load')
   if (failed) fail(`The load client needs a C compiler (apt-get install gcc libc6-dev): ${failed}`)

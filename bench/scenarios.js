@@ -17,7 +17,7 @@
  * @property {(subject: string, round: number) => Promise<Record<string, number | string>>} run
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { FIRST } from './first-release.js'
+import { FIRST } from './builds.js'
 import { busySeconds, startLoad, startServer } from './processes.js'
 
 export const OURS = 'fastify-sse-channels'

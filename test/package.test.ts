@@ -127,11 +127,14 @@ main()
 `
 
 t.test('the package holds the built library, README, CHANGELOG, LICENSE and its package.json, and nothing else', async t => {
-  const modules = (await readdir(join(ROOT, 'lib'), { recursive: true })).filter(name => name.endsWith('.ts')).map(name => name.replace(/\.ts$/, ''))
+  const modules = (await readdir(join(ROOT, 'lib'), { recursive: true })).filter(name => name.endsWith('.ts') && !name.startsWith('client')).map(name => name.replace(/\.ts$/, ''))
   t.ok(modules.includes('index') && modules.includes('redis/index'))
+  const client = (await readdir(join(ROOT, 'lib', 'client'))).filter(name => name.endsWith('.ts')).map(name => name.replace(/\.ts$/, ''))
   t.same(files.map(({ path }) => path).sort(), [
     'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json',
-    ...modules.flatMap(name => [`dist/${name}.d.ts`, `dist/${name}.js`])
+    ...modules.flatMap(name => [`dist/${name}.d.ts`, `dist/${name}.js`]),
+    // The client is one file, with its parser, and what sharing takes another: a page loads them as they are.
+    ...client.map(name => `dist/client/${name}.d.ts`), 'dist/client/index.js', 'dist/client/shared.js', 'dist/client/eventsource-parser.LICENSE'
   ].sort())
 })
 
@@ -191,7 +194,7 @@ t.test('each entry resolves to its types and its code, for node and for bundlers
   t.same(resolved, [
     ['.', 'dist/index.d.ts', 'dist/index.d.ts'],
     ['./redis', 'dist/redis/index.d.ts', 'dist/redis/index.d.ts'],
-    ['./browser', 'dist/event-source.d.ts', 'dist/event-source.d.ts'],
+    ['./client', 'dist/client/index.d.ts', 'dist/client/index.d.ts'],
     ['./package.json', 'package.json', 'package.json']
   ])
   t.equal(code, 0)
@@ -228,6 +231,22 @@ t.test('the entry ./redis loads without a Redis client installed', async t => {
   t.same(JSON.parse(required.stdout), ['function', 'SSE_ERR_INVALID_OPTION'])
 })
 
+t.test('the entry ./client works in Node, by import and by require, and needs no package', async t => {
+  const text = (load: string): string => `
+    ${load}
+    const source = new SseClient('http://127.0.0.1/', { fetch: async () => new Response('id: 1\\ndata: a\\n\\n', { headers: { 'content-type': 'text/event-stream' } }) })
+    source.onmessage = event => {
+      console.log(JSON.stringify([event.data, event.lastEventId]))
+      source.close()
+    }
+  `
+  for (const [name, load] of [['client.mjs', "import { SseClient } from 'fastify-sse-channels/client'"], ['client.cjs', "const { SseClient } = require('fastify-sse-channels/client')"]] as const) {
+    const { stdout, stderr } = await program(name, text(load))
+    t.same(JSON.parse(stdout), ['a', '1'])
+    t.equal(stderr, '')
+  }
+})
+
 t.test('the files behind the entries cannot be reached past them', async t => {
   const { stdout } = await program('inside.mjs', `
     const codes = []
@@ -245,7 +264,7 @@ const IMPORTS = `
 import Fastify from 'fastify'
 import sse, { memoryBackplane, type Backplane, type Channel, type ChannelLimits, type ChannelOrName, type CloseReason, type Entry, type EventsOf, type Filter, type Gap as StreamGap, type GapReason, type HeardEntry, type Kept, type KeptEntry, type Life, type NewEntry, type Place, type PublishEvent, type Receiver, type SharedBackplane, type SseChannels, type SseEvent, type SseItem, type SseOptions, type SsePluginOptions, type SseRegistry, type SseRegistryEvents, type SseSource, type SseStats, type SseStream, type StoredEvent, type StoredEventOf, type SubscribeOptions } from 'fastify-sse-channels'
 import { redisBackplane, DEFAULT_REDIS_KEY, type IoRedisClient, type NodeRedisClient, type RedisBackplaneOptions, type RedisClient } from 'fastify-sse-channels/redis'
-import type { Gap, ParsedData, TypedEventSource, TypedMessageEvent } from 'fastify-sse-channels/browser'
+import { SseClient, SseErrorEvent, SseStatusEvent, type End, type Failure, type Gap, type HeadersLike, type ParsedData, type ParsedMessageEvent, type SseClientConstructor, type SseClientOptions, type SseErrorCode, type SseStatus, type TypedEventSource, type TypedMessageEvent } from 'fastify-sse-channels/client'
 
 declare module 'fastify-sse-channels' {
   interface SseChannels {
@@ -298,7 +317,12 @@ app.get('/text', (request, reply) => reply.sse('text'))
 // @ts-expect-error a retry of null
 export const options: SsePluginOptions = { retry: null }
 export type { Backplane, Channel, ChannelLimits, ChannelOrName, CloseReason, Entry, EventsOf, Filter, StreamGap, GapReason, HeardEntry, Kept, KeptEntry, Life, NewEntry, Place, PublishEvent, Receiver, SharedBackplane, SseChannels, SseEvent, SseItem, SseOptions, SseRegistry, SseRegistryEvents, SseSource, SseStats, StoredEvent, StoredEventOf, SubscribeOptions }
-export type { IoRedisClient, NodeRedisClient, RedisBackplaneOptions, RedisClient, Gap, ParsedData, TypedEventSource, TypedMessageEvent }
+const client = new SseClient<{ tick: { n: number } }>('http://127.0.0.1/', { parse: JSON.parse })
+client.addEventListener('tick', event => event.data.n.toFixed())
+client.onerror = event => console.log(event instanceof SseErrorEvent, event.code, event.status)
+client.addEventListener('status', event => console.log(event instanceof SseStatusEvent, event.until))
+for await (const event of client) if (event.type === 'tick') event.data.n.toFixed()
+export type { IoRedisClient, NodeRedisClient, RedisBackplaneOptions, RedisClient, End, Failure, Gap, HeadersLike, ParsedData, ParsedMessageEvent, SseClientConstructor, SseClientOptions, SseErrorCode, SseStatus, TypedEventSource, TypedMessageEvent }
 `
 
 const REQUIRES = `
@@ -312,7 +336,7 @@ app.get('/', (request, reply) => reply.sse(app.sse.channel('any')))
 
 /** A page knows neither Node's types nor Fastify's. */
 const PAGE = `
-import type { ParsedData, TypedEventSource } from 'fastify-sse-channels/browser'
+import { SseClient, type ParsedData, type TypedEventSource } from 'fastify-sse-channels/client'
 
 const source: TypedEventSource<{ tick: { n: number } }> = new EventSource('/events')
 source.addEventListener('tick', event => {
@@ -323,6 +347,7 @@ source.addEventListener('tick', event => {
 })
 // @ts-expect-error no such event
 source.addEventListener('tock', () => {})
+new SseClient<{ tick: { n: number } }>('/events', { parse: JSON.parse, share: true }).addEventListener('tick', event => event.data.n.toFixed())
 `
 
 /** All declarations are checked once for Node and once for a page: most of the time goes into that. */

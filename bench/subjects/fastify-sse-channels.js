@@ -2,7 +2,7 @@
  * The library under test. Options, besides the plugin's own:
  *
  * @typedef {object} Options
- * @property {string} [dist] a build of it, where not that of this checkout
+ * @property {string} dist a build of it
  * @property {number} [redis] the port of a Redis
  * @property {'ioredis' | 'node-redis'} [driver]
  * @property {number} [shared] a channel, by its number, that each stream of channels before it is subscribed to, too
@@ -10,13 +10,11 @@
  * @property {boolean} [latest] channels of values
  */
 import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import fastify from 'fastify'
 import { channelsOf, listen } from './common.js'
 
 /** @param {Options} options */
 export async function start ({ dist, redis, driver = 'ioredis', shared, rewind, latest, ...options }) {
-  dist ??= fileURLToPath(new URL('../../dist', import.meta.url))
   const { default: sse } = await import(`${dist}/index.js`)
   const app = fastify()
   if (latest) options.history = { ...options.history, channel: () => ({ latest: true }) }

@@ -59,28 +59,34 @@ local life, forgotten, seq, half = h[2], tonumber(h[4] or 0), tonumber(h[3]) + 1
 
 local prevs = {}
 for i = 3, #KEYS do
-  local score = tonumber(redis.call('ZSCORE', LAST, KEYS[i]) or nil)
-  if score and ended(KEYS[i], score) then
-    if half == '' then return { life, tostring(i - 3), 'ended' } end
-    return { life, text(math.floor(score)), 'first' }
+  local last = redis.call('ZSCORE', LAST, KEYS[i])
+  if last and last:find('%D') then  -- a half; or as 1e+15
+    local score = tonumber(last)
+    last = text(math.floor(score))
+    if ended(KEYS[i], score) then
+      if half == '' then return { life, tostring(i - 3), 'ended' } end
+      return { life, last, 'first' }
+    end
   end
-  prevs[i - 2] = score and text(math.floor(score)) or forgotten > 0 and '-' .. text(forgotten) or '0'
+  prevs[i - 2] = last or forgotten > 0 and '-' .. text(forgotten) or '0'
 end
 
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = time[1] .. string.format('%03d', math.floor(time[2] / 1000))  -- ms
 
 -- All streams take it, or none does. The number of the one that does not, and why.
+local at
 local function add()
+  at = text(seq)
   for i = 3, #KEYS do
     local limit, answer = ARGV[2 * i - 1]
     if limit == '' then
-      answer = redis.pcall('XADD', KEYS[i], text(seq) .. '-0', 'p', prevs[i - 2], 't', text(now), 'h', ARGV[3], 'd', ARGV[4])
+      answer = redis.pcall('XADD', KEYS[i], at .. '-0', 'p', prevs[i - 2], 't', now, 'h', ARGV[3], 'd', ARGV[4])
     elseif limit ~= '0' then
-      answer = redis.pcall('XADD', KEYS[i], 'MAXLEN', limit:sub(1, 1), limit:sub(2), text(seq) .. '-0', 'p', prevs[i - 2], 't', text(now), 'h', ARGV[3], 'd', ARGV[4])
+      answer = redis.pcall('XADD', KEYS[i], 'MAXLEN', limit:sub(1, 1), limit:sub(2), at .. '-0', 'p', prevs[i - 2], 't', now, 'h', ARGV[3], 'd', ARGV[4])
     end
     if type(answer) == 'table' and answer.err then
-      for j = 3, i - 1 do if ARGV[2 * j - 1] ~= '0' then redis.call('XDEL', KEYS[j], text(seq) .. '-0') end end
+      for j = 3, i - 1 do if ARGV[2 * j - 1] ~= '0' then redis.call('XDEL', KEYS[j], at .. '-0') end end
       return i, answer.err
     end
   end
@@ -96,11 +102,11 @@ while bad and why:find('smaller', 1, true) do  -- a stream of before the hash an
 end
 if bad then return redis.error_reply(why .. ' (' .. KEYS[bad] .. ')') end
 
-redis.call('HSET', HASH, 'seq', text(seq))
-local message = life .. ' ' .. text(seq) .. ' ' .. table.concat(prevs, ' ') .. '\\n' .. ARGV[3] .. '\\n' .. ARGV[4]
+redis.call('HSET', HASH, 'seq', at)
+local message = life .. ' ' .. at .. ' ' .. table.concat(prevs, ' ') .. '\\n' .. ARGV[3] .. '\\n' .. ARGV[4]
 for i = 3, #KEYS do
   if ARGV[2 * i] == '0' then redis.call('PERSIST', KEYS[i]) else redis.call('PEXPIRE', KEYS[i], ARGV[2 * i]) end
-  redis.call('ZADD', LAST, text(seq) .. half, KEYS[i])
+  redis.call('ZADD', LAST, at .. half, KEYS[i])
 end
 for i = 3, #KEYS do redis.call('PUBLISH', KEYS[i], message) end
 
@@ -108,7 +114,7 @@ for i = 3, #KEYS do redis.call('PUBLISH', KEYS[i], message) end
 if seq % 16 == 0 then
   local s = redis.call('HMGET', HASH, 'marked', 'recent', 'old', 'swept')
   local marked, old, swept = tonumber(s[1] or 0), s[3] or '0', s[4] or '0'
-  if now - marked > 60000 or now < marked then redis.call('HSET', HASH, 'marked', text(now), 'recent', text(seq), 'old', s[2] or '0') end
+  if now - marked > 60000 or now - marked < 0 then redis.call('HSET', HASH, 'marked', now, 'recent', at, 'old', s[2] or '0') end
   local found = redis.call('ZRANGEBYSCORE', LAST, '(' .. swept, old, 'WITHSCORES', 'LIMIT', 0, 32)
   for i = 1, #found, 2 do
     if redis.call('EXISTS', found[i]) == 0 then
@@ -119,7 +125,7 @@ if seq % 16 == 0 then
   swept = found[64] or '0'
   if #found > 0 or s[4] ~= swept then redis.call('HSET', HASH, 'forgotten', text(forgotten), 'swept', swept) end
 end
-return { life, text(seq) }
+return { life, at }
 `
 
 /**

@@ -117,11 +117,14 @@ export class Pieces {
   /** Steps over an entry in all channels that have it, and says whether the stream gets it. */
   #accepted (wants: readonly Want[], next: number[], item: Item): boolean {
     const { seq } = item
+    const holds = (want: Want, i: number): boolean => next[i]! < want.log.events && want.log.at(next[i]!).seq === seq
+    // What it had a chance to get through each of its channels is not for it a second time, and no filter is asked again.
+    const fresh = wants.some((want, i) => seq > want.seen && holds(want, i))
     let accepted = false
-    let gone = false
+    let gone = !fresh
     for (let i = 0; i < wants.length; i++) {
       const want = wants[i]!
-      if (next[i]! >= want.log.events || want.log.at(next[i]!).seq !== seq) continue
+      if (!holds(want, i)) continue
       next[i]!++
       if (gone || (accepted && seq > want.seen) || !this.#accepts(want.filter, item)) continue
       if (seq <= want.seen) gone = true

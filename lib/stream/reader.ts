@@ -79,7 +79,8 @@ export class Reader<M extends Member> {
       for (const name of names) {
         const i = next.findIndex(({ log }) => log.name === name)
         if (i >= 0 && !chosen) {
-          next[i] = { ...next[i]!, filter }
+          // What lies behind it was for the old filter to decide.
+          next[i] = { ...next[i]!, filter, from: Math.max(next[i]!.from, next[i]!.seen, this.position) }
           continue
         }
         const log = this.#log.join(name, this.#member)
@@ -146,7 +147,8 @@ export class Reader<M extends Member> {
   /** Where the joined channels start, and with them the stream. */
   #start (): void {
     if (this.subscriptions.every(({ resume }) => resume === undefined)) return
-    const stood = this.#started ? this.position : Infinity
+    const stays = this.#started && this.subscriptions.some(({ resume }) => resume === undefined)
+    const stood = stays ? this.position : Infinity
     let start = stood
     const found = this.subscriptions.map(subscription => {
       const { resume } = subscription
@@ -156,11 +158,11 @@ export class Reader<M extends Member> {
       return { ...subscription, from, resume: undefined }
     })
     // Going back for one channel repeats nothing that went out through another.
-    this.subscriptions = start === stood || !this.#started
+    this.subscriptions = start === stood || !stays
       ? found
       : found.map((subscription, i) => this.subscriptions[i]!.resume !== undefined ? subscription : { ...subscription, seen: Math.max(subscription.seen, stood) })
     // Channels that start at places of their own: what the client has of one is not to come again because it went back on another.
-    const furthest = this.#started ? stood : Math.max(...found.map(({ from }) => from))
+    const furthest = this.#started ? this.position : Math.max(...found.map(({ from }) => from))
     if (start < furthest) this.#reached = Math.max(this.#reached, furthest)
     this.position = start
     this.#started = true
@@ -228,8 +230,11 @@ export class Reader<M extends Member> {
   /** Takes one step towards the head; undefined when it stands there, or cannot be moved. `settle` comes first. */
   step (): Step | undefined {
     if (this.subscriptions.length === 0 || this.position >= this.#log.head) return undefined
-    const piece = this.#pieces.get(this.subscriptions, this.position, this.#log.head)
+    const wants = this.subscriptions
+    const piece = this.#pieces.get(wants, this.position, this.#log.head)
     this.position = piece.next
+    // A filter that gave its own channel another one: it decides from here on.
+    if (this.subscriptions !== wants) this.subscriptions = this.subscriptions.map(one => one.resume !== undefined || wants.includes(one) ? one : { ...one, from: Math.max(one.from, piece.next) })
     if (piece.events > 0) this.cursor = piece.cursor
     return piece
   }

@@ -1,6 +1,6 @@
 /** What must, and must not, type-check in a page. `npm run typecheck` is the test. */
 import type { GapReason, SseChannels } from 'fastify-sse-channels'
-import type { Gap, ParsedData, TypedEventSource } from '../lib/event-source.ts'
+import { SseClient, type Gap, type ParsedData, type SseErrorEvent, type SseStatusEvent, type TypedEventSource } from 'fastify-sse-channels/client'
 
 declare module 'fastify-sse-channels' {
   interface SseChannels {
@@ -63,3 +63,37 @@ both.addEventListener('state', event => same<ParsedData<typeof event>, string[]>
 both.onmessage = event => event.data
 
 same<Gap['reason'], GapReason>()
+
+// The client is an EventSource to its user: text, unless there is a parse.
+const text = new SseClient<SseChannels['page-time']>('/events')
+text.addEventListener('tick', event => {
+  same<typeof event.data, string>()
+  same<ParsedData<typeof event>, { n: number, at: string }>()
+})
+text.onerror = event => same<typeof event, SseErrorEvent>()
+text.onstatus = event => same<typeof event, SseStatusEvent>()
+text.addEventListener('sse.end', event => same<ParsedData<typeof event>, { readonly reason: string, readonly channels: readonly string[] }>())
+// @ts-expect-error an event that the channel does not have
+text.addEventListener('tock', () => {})
+
+const data = new SseClient<SseChannels['page-time']>('/events', { parse: JSON.parse })
+data.addEventListener('tick', event => same<typeof event.data, { n: number, at: string }>())
+data.addEventListener('sse.gap', { handleEvent: event => event.data.channels.includes('page-time') })
+data.onmessage = event => same<typeof event.data, string>()
+export async function read (): Promise<void> {
+  for await (const event of new SseClient<{ tick: { n: number }, name: 'winter' }>('/events', { parse: JSON.parse })) {
+    if (event.type === 'tick') event.data.n.toFixed()
+    // @ts-expect-error another event may have come
+    event.data.n.toFixed()
+    if (event.type === 'sse.gap') event.data.reason.startsWith('r')
+    const plain: Pick<MessageEvent, 'lastEventId'> = event
+    plain.lastEventId.toString()
+  }
+}
+
+// Any event, where none is named.
+const any = new SseClient('/events')
+any.addEventListener('whatever', event => event.data.anything)
+any.onmessage = event => event.data.anything
+// @ts-expect-error no such option
+export const wrong = new SseClient('/events', { heartbeat: 1 })

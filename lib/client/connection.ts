@@ -1,0 +1,82 @@
+import { createParser } from 'eventsource-parser'
+import type { Failure, SseErrorCode } from './error.ts'
+import type { Settings } from './options.ts'
+
+/** What one connection tells, in order; nothing after `failed`, and nothing after its signal aborted. */
+export interface Sink {
+  /** An answer of 200 with an event stream. `heartbeat`: ms as the server says, NaN where it does not; `origin`: after redirects. */
+  opened (heartbeat: number, origin: string): void
+  /** A block has ended that had an id; its event comes next, where it has one. */
+  id (id: string): void
+  event (type: string, data: string, hasId: boolean): void
+  /** ms to wait before a connection is made again. */
+  retry (ms: number): void
+  /** All of the bytes that have come is told. */
+  alive (): void
+  /** The connection is over. `retryAfter`: ms from now; NaN, or less than 0, where the answer does not say. */
+  failed (error: Failure, retryAfter: number): void
+}
+
+/** Makes one request, with headers of its own, and reads its answer to the end. Never rejects. */
+export async function connect ({ url, init, headers: ask, maxEventLength, fetch }: Settings, lastEventId: string, signal: AbortSignal, sink: Sink): Promise<void> {
+  /** What has failed if anything throws now. */
+  let code: SseErrorCode = 'headers'
+  let status = 0
+  let retryAfter = NaN
+  /** A listener may have closed the client while there was more to tell. */
+  const unlessClosed = <Args extends unknown[]>(tell: (...args: Args) => void) => (...args: Args): void => {
+    signal.throwIfAborted()
+    tell(...args)
+  }
+  const parser = createParser({
+    maxBufferSize: maxEventLength,
+    onId: unlessClosed(sink.id),
+    onEvent: unlessClosed(({ event = 'message', data, id }) => sink.event(event, data, id !== undefined)),
+    onRetry: sink.retry,
+    onError (error) {
+      if (error.type !== 'max-buffer-size-exceeded') return
+      code = 'size'
+      throw error
+    }
+  })
+  try {
+    // In a turn of its own: who makes a client has time to add listeners, and to close it again.
+    await null
+    signal.throwIfAborted()
+    const given = await ask()
+    code = 'request'
+    const headers = new Headers(given)
+    if (!headers.has('accept')) headers.set('accept', 'text/event-stream')
+    // Header values are bytes: the id goes as UTF-8, as EventSource sends it.
+    if (lastEventId) headers.set('last-event-id', String.fromCharCode(...new TextEncoder().encode(lastEventId)))
+    const whole: RequestInit = { ...init, headers, signal, cache: 'no-store' }
+    // fetch() would reject as it does for a network failure, and that would be tried again for ever.
+    if (!/^https?:/.test(url)) throw new TypeError(`cannot fetch ${url}`)
+    new Request(url, { ...whole, body: init.body === null ? null : '' }) // eslint-disable-line no-new
+    signal.throwIfAborted()
+    code = 'network'
+    const response = await fetch(url, whole)
+    const header = (name: string): string => response.headers.get(name) ?? ''
+    status = response.status
+    retryAfter = Number.parseFloat(header('retry-after')) * 1_000 || Date.parse(header('retry-after')) - Date.now()
+    const type = header('content-type')
+    code = status === 204 ? 'ended' : status !== 200 ? 'status' : /^text\/event-stream *(;|$)/i.test(type) ? 'cut' : 'type'
+    if (code !== 'cut') throw new Error(`answered ${status} ${type}`)
+    signal.throwIfAborted()
+    sink.opened(Number.parseFloat(header('sse-heartbeat')), new URL(response.url || url).origin)
+    // The parser takes one byte order mark, and the standard says one.
+    const reader = response.body!.pipeThrough(new TextDecoderStream('utf-8', { ignoreBOM: true })).getReader()
+    for (;;) {
+      const { done, value } = await reader.read()
+      signal.throwIfAborted()
+      if (done) {
+        code = 'ended'
+        throw new Error('response ended')
+      }
+      parser.feed(value)
+      sink.alive()
+    }
+  } catch (cause) {
+    if (!signal.aborted) sink.failed({ code, status, message: String(cause), cause }, retryAfter)
+  }
+}

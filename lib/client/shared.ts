@@ -1,0 +1,203 @@
+import type { Settings } from './options.ts'
+import type { Signal, Source, SseStatus, Standing } from './signal.ts'
+
+/** Ids that a tab remembers, to know an event that comes again. */
+const MAX_SEEN = 10_000
+/** ms: a leader that has said nothing for so long is asked, and one that has not answered by the next time is hung. */
+const CHECK = 10_000
+/** ms: a connection that brought no event for so long after it opened has none to bring that the leader has not told. */
+const QUIET = 1_000
+
+/** What crosses between tabs: what the leader's connection tells, the question of a tab that comes, and its answer. */
+type Message = Signal | { readonly kind: 'hello' } | Standing & { readonly kind: 'here', readonly ids: readonly string[] }
+
+/** Makes a connection of one's own. Handed in, so that this file can be loaded apart from the rest. */
+type Connect = new (settings: Settings, tell: (signal: Signal) => void) => Source
+
+interface Locks { request (name: string, options: { signal?: AbortSignal, steal?: boolean }, run: () => Promise<void>): Promise<void> }
+interface Target { addEventListener?: (name: string, listener: () => void, options: { signal: AbortSignal }) => void }
+const scope = globalThis as Target & { navigator?: { locks?: Locks }, BroadcastChannel?: unknown, document?: Target }
+
+/**
+ * One connection for all tabs: the leader's, who holds the lock.
+ *
+ * Each tab begins with a connection of its own, so it gets what the route gives to whoever comes. It leaves that one
+ * where it meets the leader's: at an id that both have had, or once its own has nothing to bring. What the leader told
+ * meanwhile is kept until then. An event whose id a tab has had is not told again, so a new leader may resume from
+ * where it was itself. Without Web Locks each tab stays with its own.
+ */
+export class Shared implements Source {
+  #lastEventId: string
+  readonly #settings: Settings
+  readonly #tell: (signal: Signal) => void
+  readonly #Connect: Connect
+  readonly #name: string
+  readonly #seen = new Set<string>()
+  /** Ends with the client. */
+  readonly #life = new AbortController()
+  /** Ends with the client too, and before, with a page that is frozen: a browser keeps none that holds a lock. */
+  #stay = new AbortController()
+  #channel: BroadcastChannel | undefined
+  /** The leader's connection, or one that has not met the leader's. */
+  #own: Source | undefined
+  #isLeader = false
+  #standing: Standing = { status: 'connecting' }
+  /** The id of the newest event. */
+  #eventId = ''
+  /** While this tab reads its own: what the leader told, from its answer on. */
+  #pending: Signal[] | undefined
+  /** The ids of the leader's position when it answered. */
+  #ids: readonly string[] = []
+  /** How often nothing was heard of the leader. */
+  #misses = 0
+  #quiet: ReturnType<typeof setTimeout> | undefined
+
+  constructor (settings: Settings, tell: (signal: Signal) => void, Connect: Connect) {
+    this.#settings = settings
+    this.#tell = tell
+    this.#Connect = Connect
+    this.#name = `sse ${settings.init.method} ${settings.init.credentials} ${settings.url}`
+    this.#lastEventId = settings.lastEventId
+    const on = (target: Target | undefined, name: string, run: () => void): void => target?.addEventListener?.(name, run, { signal: this.#life.signal })
+    const leave = (): void => this.#leave('paused')
+    const join = (): void => { if (this.#stay.signal.aborted) this.#join() }
+    on(scope, 'pagehide', leave)
+    on(scope.document, 'freeze', leave)
+    on(scope, 'pageshow', join)
+    on(scope.document, 'resume', join)
+    this.#join()
+  }
+
+  close (): void {
+    this.#life.abort()
+    this.#leave('closed')
+  }
+
+  #join (): void {
+    this.#stay = new AbortController()
+    const { signal } = this.#stay
+    const locks = scope.navigator?.locks
+    this.#connect()
+    if (!locks || !scope.BroadcastChannel) return
+    this.#channel = new BroadcastChannel(this.#name)
+    this.#channel.onmessage = ({ data }) => this.#hear(data)
+    this.#post({ kind: 'hello' })
+    const lead = (): Promise<void> => new Promise(resolve => {
+      if (signal.aborted) return resolve()
+      signal.addEventListener('abort', () => resolve())
+      this.#isLeader = true
+      this.#pending = undefined
+      if (!this.#own) this.#connect()
+      this.#answer()
+    })
+    const request = (options: { signal?: AbortSignal, steal?: boolean }): void => {
+      locks.request(this.#name, options, lead).catch(() => {
+        // It was stolen: this page was taken for dead, and begins as one that comes.
+        if (signal.aborted || !this.#isLeader) return
+        this.#leave('paused')
+        this.#join()
+      })
+    }
+    request({ signal })
+    // A leader that was frozen without a word still holds the lock.
+    const { inactivity } = this.#settings
+    const timer = setInterval(() => {
+      if (this.#isLeader || this.#own) this.#misses = 0
+      else if (++this.#misses === 2) this.#post({ kind: 'hello' })
+      else if (this.#misses > 2) request({ steal: true })
+    }, inactivity ? inactivity / 3 : CHECK)
+    signal.addEventListener('abort', () => clearInterval(timer))
+  }
+
+  #leave (status: SseStatus): void {
+    this.#stay.abort()
+    this.#isLeader = false
+    this.#quit()
+    this.#channel?.close()
+    this.#stand({ status })
+  }
+
+  /** Ends the connection of one's own, without a word. */
+  #quit (): void {
+    const own = this.#own
+    this.#own = this.#pending = undefined
+    clearTimeout(this.#quiet)
+    own?.close()
+  }
+
+  #connect (): void {
+    const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.#lastEventId }, signal => {
+      if (own !== this.#own) return
+      if (this.#isLeader && !(signal.kind === 'id' && this.#seen.has(signal.lastEventId))) this.#post(signal)
+      this.#take(signal)
+      if (signal.kind === 'event') clearTimeout(this.#quiet)
+      else if (signal.kind === 'status' && signal.status === 'open') this.#quiet = setTimeout(() => this.#meet(true), QUIET)
+      this.#meet()
+    })
+    this.#own = own
+  }
+
+  #hear (message: Message): void {
+    if (message.kind === 'hello') return this.#answer()
+    if (this.#isLeader) return // an old one's last words: what it told comes again, or is seen
+    this.#misses = 0
+    if (!this.#own) {
+      if (message.kind === 'here') this.#stand(message)
+      else this.#take(message)
+      return
+    }
+    this.#pending ??= []
+    if (message.kind !== 'here') this.#pending.push(message)
+    else {
+      this.#ids = message.ids
+      this.#pending.push({ kind: 'status', status: message.status, until: message.until })
+    }
+    this.#meet()
+  }
+
+  /** Leaves the own connection for the leader's, if that goes on from where this one is. */
+  #meet (isQuiet = false): void {
+    const pending = this.#pending
+    if (!pending || this.#isLeader) return
+    let last = pending.length
+    while (last-- > 0) {
+      const one = pending[last]!
+      if (one.kind !== 'status' && (one.kind === 'id' || one.hasId) && this.#seen.has(one.lastEventId)) break
+    }
+    if (last < 0 && !isQuiet && !this.#ids.some(id => this.#seen.has(id))) return
+    this.#quit()
+    // What stands before the place where they meet is older.
+    pending.forEach((one, n) => { if (n > last || one.kind === 'status') this.#take(one) })
+  }
+
+  #take (signal: Signal): void {
+    if (signal.kind === 'status') return this.#stand(signal)
+    const { lastEventId } = signal
+    if (lastEventId && (signal.kind === 'id' || signal.hasId)) {
+      if (this.#seen.has(lastEventId)) return
+      this.#seen.add(lastEventId)
+      if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.values().next().value!) // the oldest
+      this.#lastEventId = lastEventId
+      if (signal.kind === 'event') this.#eventId = lastEventId
+    }
+    this.#tell(signal)
+  }
+
+  /** Tells where the connection stands, unless that is known. */
+  #stand ({ status, until, error }: Standing): void {
+    const isKnown = status === this.#standing.status && !error && until === this.#standing.until
+    this.#standing = { status, until }
+    if (!isKnown) this.#tell({ kind: 'status', status, until, error })
+    if (status === 'closed' && !this.#life.signal.aborted) this.close()
+  }
+
+  #answer (): void {
+    const ids = [this.#lastEventId, this.#eventId].filter(Boolean)
+    if (this.#isLeader) this.#post({ kind: 'here', ...this.#standing, ids })
+  }
+
+  #post (message: Message): void {
+    // What was thrown may be of a kind that cannot cross.
+    this.#channel?.postMessage('error' in message && message.error ? { ...message, error: { ...message.error, cause: undefined } } : message)
+  }
+}
