@@ -1,15 +1,17 @@
 // The demo: the time in every open browser. `npm start`, then open http://localhost:8000 twice; try a restart of the server, too.
 import fastifyStatic from '@fastify/static'
 import Fastify, { type FastifyRequest } from 'fastify'
-import sse, { type Backplane } from 'fastify-sse-channels'
+import sse from 'fastify-sse-channels'
+import { backplane, serveClient } from './shared.ts'
 
-const { PORT = '8000', HOST = 'localhost', TICK_MS = '5000', TICKER = 'on', REDIS_URL } = process.env
+const { PORT = '8000', HOST = 'localhost', TICK_MS = '5000', TICKER = 'on' } = process.env
 
 // Browsers hold spare connections on which they have asked nothing yet: Node does not count them as idle, and close() would wait for them.
 const app = Fastify({ logger: { level: 'warn' }, forceCloseConnections: true })
 
 await app.register(sse, {
-  backplane: REDIS_URL ? await redis(REDIS_URL) : undefined,
+  // Processes with the same REDIS_URL share the messages: start one with its ticker, and the others with TICKER=off.
+  backplane: await backplane(),
   drain: { timeout: 500 } // Ctrl-C does not wait longer than this for a browser that has stopped reading
 })
 await app.register(fastifyStatic, {
@@ -18,6 +20,7 @@ await app.register(fastifyStatic, {
   index: false,
   globIgnore: ['index.html'] // it is served at / alone
 })
+await serveClient(app)
 
 const time = app.sse.channel<{ message: string }>('time')
 
@@ -41,7 +44,7 @@ app.sse.on('close', ({ stream }) => {
 
 let timer: NodeJS.Timeout | undefined
 
-/** How many browsers are connected is true only now, so it is no event of a channel, which would be kept and replayed. */
+/** How many browsers are connected to this process: other processes have other numbers, so it is no event of a channel. */
 function tellCount (): void {
   timer ??= setTimeout(() => { // a thousand browsers that arrive together are told once
     timer = undefined
@@ -81,10 +84,13 @@ function finished (request: FastifyRequest): void {
   print(`Finished HTTP request at ${request.routeOptions.url}`)
 }
 
-/** Local time, like 2013-03-08 21:08:01.260000 -0500 EST. */
-function timestamp (date = new Date()): string {
+/** Local time, like 2013-03-08 21:08:01.260417 -0500 EST. */
+function timestamp (): string {
+  const now = performance.timeOrigin + performance.now() // a Date has no microseconds
+  const date = new Date(now)
   const offset = -date.getTimezoneOffset()
-  const local = new Date(date.getTime() + offset * 60_000).toISOString().replace('T', ' ').replace('Z', '000')
+  const micros = String(Math.floor(now % 1 * 1_000)).padStart(3, '0')
+  const local = new Date(date.getTime() + offset * 60_000).toISOString().replace('T', ' ').replace('Z', micros)
   const [hours, minutes] = [Math.abs(offset) / 60, Math.abs(offset) % 60].map(part => String(Math.floor(part)).padStart(2, '0'))
   return `${local} ${offset < 0 ? '-' : '+'}${hours}${minutes} ${zone(date)}`
 }
@@ -94,11 +100,4 @@ function zone (date: Date): string | undefined {
   const names = ['en-US', 'en-GB', 'en-IN', 'en-AU'].map(locale =>
     new Intl.DateTimeFormat(locale, { timeZoneName: 'short' }).formatToParts(date).find(({ type }) => type === 'timeZoneName')?.value)
   return names.find(name => name !== undefined && !name.startsWith('GMT')) ?? names[0]
-}
-
-/** Processes with the same REDIS_URL share the messages: start one with its ticker, and the others with TICKER=off. */
-async function redis (url: string): Promise<Backplane> {
-  const { Redis } = await import('ioredis')
-  const { redisBackplane } = await import('fastify-sse-channels/redis')
-  return redisBackplane({ client: new Redis(url, { lazyConnect: true }) })
 }

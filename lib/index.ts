@@ -30,7 +30,8 @@ declare module 'fastify' {
 
   interface FastifyReply {
     /**
-     * Answers with an event stream, fed from a source, like `reply.send()`: return it from the handler.
+     * Answers with an event stream, fed from a source, like `reply.send()`: return it from the handler. Headers that are not true of a
+     * stream (content-length, etag and the like) are not sent, nor is what `reply.trailer()` adds.
      * @throws SSE_ERR_INVALID_SOURCE, SSE_ERR_INVALID_OPTION, SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED, SSE_ERR_TOO_MANY_STREAMS,
      * SSE_ERR_TOO_MANY_STREAMS_FOR_KEY
      */

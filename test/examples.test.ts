@@ -1,7 +1,9 @@
+import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
 import { launch, skip } from './browser.ts'
 import { connect, until, type Client } from './client.ts'
 import { runExample } from './example.ts'
+import { RedisServer, noRedis } from './redis/redis-server.ts'
 
 interface Example {
   url: string
@@ -31,50 +33,173 @@ const json = (url: string, body: unknown, { method = 'POST', cookie = '' } = {})
 const named = (client: Client, name: string) => client.events.filter(({ event }) => event === name)
 const dataOf = (client: Client, name: string) => named(client, name).map(({ data }) => JSON.parse(data))
 
-t.test('llm.ts', async t => {
-  const ask = (url: string) => connect(`${url}/answer`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"question":"Why\\nis it so?"}' })
+t.test('answers.ts', async t => {
+  const ask = async (url: string, question = 'Why\nis it so?') => (await (await json(`${url}/answers`, { question })).json() as { id: string }).id
+  const tokens = (client: Client) => named(client, 'token').map(({ data }) => data).join('')
 
-  t.test('streams the answer token by token, and says that it is whole', async t => {
-    const example = await run(t, 'llm.ts', { TOKEN_MS: '5' })
-    const client = await ask(example.url)
-    t.equal(client.headers['content-type'], 'text/event-stream')
-    await until(() => client.closed === 'end', 'the end of the answer')
-    const tokens = named(client, 'token').map(({ data }) => data)
-    t.match(tokens.join(''), /^You asked: Why\nis it so\?\nA model would know\. .* and so on\.$/)
-    t.ok(tokens.length > 10)
-    t.strictSame(dataOf(client, 'done'), [{ tokens: tokens.length }])
-    t.equal(client.events.at(-1)?.event, 'done')
-    t.equal(await until(() => example.lines[0]), `The model is done after ${tokens.length} of ${tokens.length} tokens`)
-    await example.stop('SIGINT')
+  t.test('an answer goes on without a reader; whoever comes later has it from its first token; then it is over', async t => {
+    const { url, lines, stop } = await run(t, 'answers.ts', { TOKEN_MS: '5', REDIS_URL: '' })
+    const id = await ask(url)
+    const early = await connect(`${url}/answers/${id}`)
+    await early.first(10)
+    early.leave()
+    await until(() => lines.length === 2, 'the model')
+    t.strictSame(lines, ['The model is done after 75 of 75 tokens', 'An answer is over: done'])
+    const resumed = await connect(`${url}/answers/${id}`, { lastEventId: early.lastEventId })
+    const late = await connect(`${url}/answers/${id}`)
+    await until(() => resumed.closed === 'end' && late.closed === 'end', 'the ends')
+    t.match(tokens(late), /^You asked: Why\nis it so\?\n\nA model would know\. .* 60\. That is all\.$/)
+    t.equal(tokens(early) + tokens(resumed), tokens(late))
+    t.strictSame(named(late, 'question').map(({ data }) => data), ['Why\nis it so?'])
+    t.strictSame(dataOf(late, 'sse.end'), [{ reason: 'done', channels: [`answer/${id}`] }])
+    t.equal((await connect(`${url}/answers/${id}`, { lastEventId: late.lastEventId })).status, 204)
+    t.equal((await connect(`${url}/answers/none`)).status, 404)
+    t.equal((await json(`${url}/answers`, { question: '' })).status, 400)
+    await stop('SIGINT')
   })
 
-  t.test('stops the model in the middle of an answer, when the client leaves', async t => {
-    const example = await run(t, 'llm.ts', { TOKEN_MS: '20' })
-    const client = await ask(example.url)
-    await client.first(3)
-    client.leave()
-    const [, sent, of] = /^The model was stopped after (\d+) of (\d+) tokens$/.exec(await until(() => example.lines[0]))!
-    t.ok(Number(sent) >= 3 && Number(sent) < Number(of), `${sent} of ${of}`)
-    await example.stop()
+  t.test('is stopped by whoever asks for it, though the model waits for a token of its own', async t => {
+    const { url, lines, stop } = await run(t, 'answers.ts', { TOKEN_MS: '3600000', REDIS_URL: '' })
+    const id = await ask(url)
+    const client = await connect(`${url}/answers/${id}`)
+    await client.first(1)
+    await fetch(`${url}/answers/${id}`, { method: 'DELETE' })
+    await until(() => client.closed === 'end', 'the end')
+    t.match(dataOf(client, 'sse.end'), [{ reason: 'stopped' }])
+    await until(() => lines.length === 2, 'the model')
+    t.strictSame(lines.sort(), ['An answer is over: stopped', 'The model was stopped after 0 of 75 tokens'])
+    await stop()
   })
 
-  t.test('stops a model that is waiting for a token of its own, and not only with the next one', async t => {
-    const example = await run(t, 'llm.ts', { TOKEN_MS: '3600000' })
-    const client = await ask(example.url)
-    t.equal(client.status, 200)
-    client.leave()
-    t.match(await until(() => example.lines[0], 'the model to stop'), /^The model was stopped after 0 of \d+ tokens$/)
-    await example.stop()
+  t.test('two processes on Redis: asked here, read and stopped there; when one is stopped its answers may finish', { skip: noRedis }, async t => {
+    const redis = await RedisServer.start(t)
+    const [one, two] = await Promise.all([run(t, 'answers.ts', { TOKEN_MS: '20', REDIS_URL: redis.url }), run(t, 'answers.ts', { TOKEN_MS: '20', REDIS_URL: redis.url })])
+    const [stopped, finishes] = [await ask(one.url), await ask(one.url)]
+    const clients = [await connect(`${two.url}/answers/${stopped}`), await connect(`${two.url}/answers/${finishes}`)]
+    for (const client of clients) await client.first(5)
+    await fetch(`${two.url}/answers/${stopped}`, { method: 'DELETE' })
+    await until(() => one.lines.includes('An answer is over: stopped'), 'the model to stop')
+    await one.stop()
+    t.ok(one.lines.includes('An answer is over: done'))
+    await until(() => clients.every(({ closed }) => closed === 'end'), 'the ends')
+    t.strictSame(clients.map(client => dataOf(client, 'sse.end')[0].reason), ['stopped', 'done'])
+    t.match(tokens(clients[1]!), /That is all\.$/)
+    await two.stop()
   })
 
-  t.test('stops the model when the server closes, and refuses what is no question', async t => {
-    const example = await run(t, 'llm.ts', { TOKEN_MS: '3600000' })
-    t.equal((await json(`${example.url}/answer`, { question: '' })).status, 400)
-    const client = await ask(example.url)
-    await example.stop()
-    await until(() => client.closed, 'the end of the answer')
-    t.equal(client.closed, 'end')
-    t.match(example.lines.join(), /^The model was stopped after 0 of \d+ tokens$/)
+  t.test('in a browser: ask, reload, a second tab that stops it, and "over"', { skip }, async t => {
+    const [{ url, stop }, browser] = await Promise.all([run(t, 'answers.ts', { TOKEN_MS: '60', REDIS_URL: '' }), launch(t)])
+    const context = await browser.newContext({ viewport: { width: 390, height: 844 } })
+    const open = async (address: string) => {
+      const page = await context.newPage()
+      page.on('pageerror', error => t.fail(`the page threw: ${error}`))
+      await page.goto(address)
+      return page
+    }
+    const status = (page: Page, text: RegExp) => page.locator('#status', { hasText: text }).waitFor({ timeout: 20_000 })
+    const shows = (page: Page, text: RegExp) => page.locator('#answer', { hasText: text }).waitFor({ timeout: 20_000 })
+    const page = await open(url)
+    await page.locator('#question').fill('Is it so?')
+    await page.locator('#question').press('Enter')
+    await status(page, /^The model is writing$/)
+    t.equal(await page.locator('#asked').textContent(), 'Is it so?')
+    await shows(page, / 5, /)
+    await page.reload()
+    await shows(page, /^You asked: Is it so\?\s+A model would know\. This one only counts: 1, 2, 3, 4, 5, /)
+    const second = await open(page.url())
+    await shows(second, /counts: 1, 2, 3, /)
+    await Promise.all([status(page, /^over$/), status(second, /^over$/)])
+    const text = await page.locator('#answer').textContent()
+    t.match(text, /counts: 1, 2, 3, .*, 60\. That is all\.$/)
+    t.equal(await second.locator('#answer').textContent(), text, 'both have the same')
+    t.equal(await page.locator('#stop').isVisible(), false)
+    await page.reload()
+    await status(page, /^over$/)
+    await shows(page, /That is all\.$/)
+
+    await second.locator('#question').fill('And so?')
+    await second.locator('#question').press('Enter')
+    await shows(second, / 3, /)
+    const third = await open(second.url())
+    await shows(third, / 3, /)
+    await third.locator('#stop').click()
+    await Promise.all([status(second, /^stopped$/), status(third, /^stopped$/)])
+    await second.bringToFront() // a hidden page draws nothing
+    const cut = await third.locator('#answer').textContent()
+    await second.waitForFunction(cut => document.getElementById('answer')!.textContent === cut, cut, { timeout: 20_000 })
+    const none = await open(`${url}/#none`)
+    await status(none, /^There is no such answer/)
+    t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390, 'a phone does not scroll sideways')
+    await stop('SIGINT')
+  })
+})
+
+t.test('ticker.ts', async t => {
+  t.test('gives the newest price of each chosen symbol at once, and then every change', async t => {
+    const { url, stop } = await run(t, 'ticker.ts', { REDIS_URL: '', TRADES: '2000' })
+    const symbols = await (await fetch(`${url}/symbols`)).json() as string[]
+    t.equal(new Set(symbols).size, 500)
+    const chosen = symbols.slice(100, 120)
+    const client = await connect(`${url}/prices?symbols=${chosen}`)
+    await client.first(120)
+    const trades = dataOf(client, 'trade') as Array<{ symbol: string, price: number, at: number }>
+    t.strictSame(trades.slice(0, 20).map(({ symbol }) => symbol).sort(), [...chosen].sort(), 'one of each at first')
+    t.ok(trades.every(({ symbol, price }) => chosen.includes(symbol) && price > 0))
+    for (const bad of ['', 'nope', symbols.slice(0, 21).join()]) t.equal((await fetch(`${url}/prices?symbols=${bad}`)).status, 400, bad)
+    t.equal((await fetch(`${url}/prices`)).status, 400)
+    t.strictSame(client.gaps, [])
+
+    // One that stops reading for a while has the newest only.
+    client.pause()
+    await new Promise(resolve => setTimeout(resolve, 500))
+    client.resume()
+    const before = client.events.length
+    await client.first(before + 40)
+    t.strictSame(client.gaps, [])
+    await stop('SIGINT')
+  })
+
+  t.test('two processes on Redis: the one without trades shows those of the other, and all prices at once', { skip: noRedis }, async t => {
+    const redis = await RedisServer.start(t)
+    const one = await run(t, 'ticker.ts', { REDIS_URL: redis.url, TRADES: '500' })
+    const two = await run(t, 'ticker.ts', { REDIS_URL: redis.url, TRADES: '0' })
+    const symbols = await (await fetch(`${two.url}/symbols`)).json() as string[]
+    const client = await connect(`${two.url}/prices?symbols=${symbols.slice(0, 20)}`)
+    await client.first(60)
+    t.equal(new Set(dataOf(client, 'trade').slice(0, 20).map(({ symbol }) => symbol)).size, 20)
+    t.strictSame(client.gaps, [])
+    await Promise.all([one.stop(), two.stop()])
+  })
+
+  t.test('in a browser: twenty prices at once, that move; others are chosen, and the address says which', { skip }, async t => {
+    const [{ url, stop }, browser] = await Promise.all([run(t, 'ticker.ts', { REDIS_URL: '' }), launch(t)])
+    const page = await browser.newPage({ viewport: { width: 390, height: 844 } })
+    page.on('pageerror', error => t.fail(`the page threw: ${error}`))
+    await page.goto(url)
+    const timeout = 20_000
+    await page.locator('#status', { hasText: /^live$/ }).waitFor({ timeout })
+    const priced = (count: number) => page.waitForFunction(count => [...document.querySelectorAll('output')].filter(output => /^[\d,]+\.\d\d$/.test(output.value)).length === count, count, { timeout })
+    await priced(20)
+    const prices = () => page.locator('output').allTextContents()
+    const before = await prices()
+    await page.waitForFunction(before => [...document.querySelectorAll('output')].some((output, i) => output.value !== before[i]), before, { timeout })
+    const names = await page.locator('h2').allTextContents()
+    await page.reload()
+    await priced(20)
+    t.strictSame(await page.locator('h2').allTextContents(), names, 'a reload shows the same')
+    await page.locator('section button').first().click()
+    await priced(19)
+    const other = (await page.locator('#symbols option').evaluateAll(all => all.map(one => (one as HTMLOptionElement).value))).find(symbol => !names.includes(symbol))!
+    await page.locator('#symbol').fill(other.toLowerCase())
+    await page.locator('#symbol').press('Enter')
+    await priced(20)
+    t.equal((await page.locator('h2').allTextContents())[0], other)
+    await page.locator('#others').click()
+    await priced(20)
+    await page.locator('#rate', { hasText: /^\d+ changes in the last second$/ }).waitFor({ timeout })
+    t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 390, 'a phone does not scroll sideways')
+    await stop('SIGINT')
+    await page.locator('#status', { hasText: /^reconnecting$/ }).waitFor({ timeout })
   })
 })
 
@@ -148,13 +273,13 @@ t.test('notifications.ts', async t => {
     page.pause()
     const large = 'x'.repeat(900 * 1024)
     const ids: string[] = []
-    for (let n = 0; n < 40; n++) ids.push((await notify(url, 'ann', large)).id) // more than sockets and the history hold
+    for (let n = 0; n < 90; n++) ids.push((await notify(url, 'ann', large)).id) // more than sockets and the history hold
     for (const id of ids) await fetch(`${url}/notifications/${id}`, { method: 'DELETE', headers: { cookie: ann.cookie } })
     const kept = await notify(url, 'ann', 'kept')
     page.resume()
     await until(() => named(page, 'unread').length === 2, 'what is unread, once more')
     t.strictSame(page.gaps.map(({ reason }) => reason), ['overrun'])
-    t.ok(named(page, 'added').length < 40, 'some were lost')
+    t.ok(named(page, 'added').length < 90, 'some were lost')
     t.strictSame(dataOf(page, 'unread'), [[], [kept]])
     const later = await notify(url, 'ann', 'later')
     await until(() => dataOf(page, 'added').some(({ id }) => id === later.id), 'what comes after that')

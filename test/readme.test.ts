@@ -51,7 +51,7 @@ for (const path of FILES) {
   for (const [i, part] of page.text.split(/^(#+ .+|```\w*\n[^]*?^```)$/m).entries()) {
     if (i % 2 === 0) {
       page.sections.set(section, (page.sections.get(section) ?? '') + part)
-      for (const [, code] of part.matchAll(/`((?:for|if|await|const|import) [^`]+)`/g)) add('ts', code!, 'statement')
+      for (const [, code] of part.matchAll(/`((?:for|if|await|const|import) [^`]*[(={'][^`]*)`/g)) add('ts', code!, 'statement')
     } else if (part.startsWith('#')) {
       section = part.replace(/^#+ /, '')
       if (page.sections.has(section)) throw new Error(`${path} has two sections "${section}"`)
@@ -491,6 +491,8 @@ t.test('streams are counted by user: the eleventh is refused, and another user i
 const [PUBLISH_ANSWER, READ_ANSWER, READ_PAGE, STOP_ANSWER, OVER, ANSWER_LIMITS] = [...taken('guide/answers', 'Publish it', 1), ...taken('guide/answers', 'Read it', 1, 3),
   ...taken('guide/answers', 'Stop it', 1), ...taken('guide/answers', '"Over" or "never was"', 1), ...taken('guide/answers', 'How much is kept', 1)] as [() => Snippet, () => Snippet, () => Snippet, () => Snippet, () => Snippet, () => Snippet]
 
+const DEAD = take('guide/answers: When the process dies: block 1')
+
 t.test('the routes of an answer: asked, read to its end by a page, stopped by DELETE, which reaches a model that waits', { skip }, async t => {
   const app = await build(t)
   await run(PUBLISH_ANSWER(), { app, model })
@@ -526,6 +528,26 @@ t.test('an answer that never was is a 404, one that is over is read from the sto
   const over = await open(t, `${url}/answers/over/stream`)
   t.strictSame((await over.first(2)).map(({ event, data }) => [event, data]), [[undefined, 'all of it'], ['sse.end', '{"reason":"done"}']])
   t.equal((await (await open(t, `${url}/answers/made/stream`)).first(1))[0]!.data, 'so far')
+})
+
+t.test('what publishFrom() resolves with is what the table says, and an answer whose process died is ended by the next one', async t => {
+  const app = await build(t, { drain: { finish: 0 } })
+  const answer = (id: string): library.Channel => app.sse.channel(`answer/${id}`)
+  const forever = (id: string, options?: { signal: AbortSignal }): Promise<string> =>
+    answer(id).publishFrom((async function * () { yield 'one'; await new Promise(() => {}) })(), options)
+  const { signal } = new AbortController()
+  const aborted = forever('1', { signal: AbortSignal.timeout(20) })
+  const stopped = forever('2', { signal })
+  const closed = forever('3')
+  const keep = setInterval(() => {}, 1_000) // a timeout of a signal keeps no process alive
+  t.teardown(() => clearInterval(keep))
+  t.equal(await aborted, 'aborted')
+  await run(DEAD(), { answers: { unfinished: async () => ['2'] }, answer })
+  t.equal(await stopped, 'error')
+  t.equal(await answer('4').publishFrom(['one']), 'done')
+  await app.close()
+  t.equal(await closed, 'closed')
+  t.strictSame(table('guide/answers', 'Publish it', '| it resolves with |').flatMap(([cell]) => codes(cell!)), ['done', 'end()', 'aborted', 'closed'])
 })
 
 for (const LIMITS of [ANSWER_LIMITS, take('operations: How much history: block 1')]) {
@@ -764,9 +786,9 @@ t.test('Redis by TLS, by a unix socket, and as the ACL user of the docs, who may
   t.equal(await server.command(...ACL().code.trim().split(' ')), '+OK\r\n')
   for (const line of SETTINGS().code.trim().split('\n')) t.equal(await server.command('CONFIG', 'SET', ...line.split(' ')), '+OK\r\n', line)
   const clients: ioredis.Redis[] = []
-  function Redis (url: string | ioredis.RedisOptions, options?: ioredis.RedisOptions): ioredis.Redis {
-    const there = typeof url !== 'string' && 'path' in url ? { path, username: 'sse', password: 'secret' } : { host: 'localhost', port: tls }
-    const client = typeof url === 'string' ? new ioredis.Redis(server.url, options!) : new ioredis.Redis({ ...url, ...there } as ioredis.RedisOptions)
+  function Redis (url: string | { path?: string }, options: object = {}): ioredis.Redis {
+    const there = typeof url === 'string' ? { port: server.port } : url.path === undefined ? { host: 'localhost', port: tls } : { path, username: 'sse', password: 'secret' }
+    const client = new ioredis.Redis({ ...typeof url === 'string' ? options : url, ...there })
     clients.push(client)
     return client
   }
@@ -957,7 +979,7 @@ declare global {
   function loadBoard (): Promise<object>
   const model: { stream (question: unknown, options?: { signal: AbortSignal }): AsyncIterable<string> }
   function answer (id: string): Channel
-  const answers: { find (id: string): Promise<{ text?: string } | undefined> }
+  const answers: { find (id: string): Promise<{ text?: string } | undefined>, unfinished (): Promise<string[]> }
   const feed: EventEmitter
   const clock: EventEmitter
   const table: { rowsAfter (id: number): AsyncIterable<SseEvent>, newestId (): Promise<number> }
@@ -966,7 +988,6 @@ declare global {
   const Redis: typeof IoRedis
   const certificate: Buffer
   const label: HTMLElement
-  const prompt: string
   const getToken: () => Promise<string>
   const signInAgain: () => Promise<boolean>
   function done (): void
@@ -974,9 +995,13 @@ declare global {
   function append (text: string): void
   function showCutOff (): void
   function reload (): void
-  var source: any
+  var source: EventSource
 }
 `
+
+/** In the guide of the client, the class is imported once, and `source` is one. */
+const ofClient = (code: string): string =>
+  (code.includes('import { SseClient }') ? '' : "import { SseClient } from 'fastify-sse-channels/client'\n") + (code.includes('const source') ? '' : 'declare const source: SseClient\n') + code
 
 /** The names in the tables, as types: one too many and one too few are mistakes. */
 const object = (names: string[]): string => `{ ${[...new Set(names)].map(name => `${name}: 0`).join(', ')} }`
@@ -1017,7 +1042,7 @@ t.test('what the pages show type-checks strictly, and what they call checked is'
   const isolated = (code: string): string => `${code}\nexport {}\n`
   const right: Record<string, string> = { 'the stand-ins': STAND_INS, 'the tables': members() }
   for (const { key, lang, code } of snippets.values()) {
-    if (['ts', 'js'].includes(lang) && !PEERS.includes(key)) right[key] = isolated(code)
+    if (['ts', 'js'].includes(lang) && !PEERS.includes(key)) right[key] = isolated(key.startsWith('client: ') ? ofClient(code) : code)
     if (lang === 'html') right[key] = isolated(code.replace(/<\/?script[^>]*>/g, '').replace('/sse-client/index.js', 'fastify-sse-channels/client'))
   }
   right['what the last channel takes'] = isolated(`${TYPES().code}.publish({ event: 'tick', data: { n: 1 } })`)

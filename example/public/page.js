@@ -1,9 +1,10 @@
-/* global addEventListener, clearTimeout, document, EventSource, navigator, ResizeObserver, setTimeout */
+/* global document, ResizeObserver, setTimeout */
+import { SseClient } from '/sse-client.js'
 
 const MAX_LINES = 300
 const GAPS = {
   expired: 'Some messages are missing here: this page was away for longer than the server remembers',
-  unknown: 'Some messages may be missing here: the server was restarted',
+  unknown: 'Server restarted: some messages may be missing here',
   reset: 'Some messages may be missing here: the server lost some of its history',
   overrun: 'Some messages are missing here: this page could not keep up'
 }
@@ -13,52 +14,22 @@ const status = document.getElementById('status')
 const clients = document.getElementById('clients')
 const newest = document.getElementById('newest')
 
-let source
-let lastEventId = ''
-let pause
-
-/** EventSource comes back by itself, with the last id that it got; one that is made anew has to be told that id. */
-function connect () {
-  clearTimeout(pause)
-  source?.close()
-  source = new EventSource('/events/' + (lastEventId && `?lastEventId=${encodeURIComponent(lastEventId)}`))
-  source.onopen = () => show('connected')
-  source.onmessage = event => {
-    take(event)
-    append('message', event.data)
-  }
-  source.addEventListener('clients', event => {
-    take(event)
-    clients.textContent = `${event.data} ${event.data === '1' ? 'browser' : 'browsers'} right now`
-  })
-  source.addEventListener('sse.gap', event => {
-    take(event)
-    append('gap', GAPS[JSON.parse(event.data).reason] ?? 'Some messages may be missing here')
-  })
-  source.onerror = () => {
-    show(navigator.onLine ? 'reconnecting' : 'offline')
-    clients.textContent = ''
-    // Any answer but 200 (a proxy's 503, say) makes it give up for good. All pages that it failed should not come back at once.
-    if (source.readyState === EventSource.CLOSED) pause = setTimeout(connect, 2_000 + 2_000 * Math.random())
-  }
-}
-
-function take (event) {
-  lastEventId = event.lastEventId || lastEventId
-  show('connected') // "offline" was wrong, if the server is on this machine
-}
+const source = new SseClient('/events/')
+source.addEventListener('message', event => append('message', event.data))
+source.addEventListener('clients', event => {
+  clients.textContent = `${event.data} ${event.data === '1' ? 'browser' : 'browsers'} right now`
+})
+source.addEventListener('sse.gap', event => append('gap', GAPS[JSON.parse(event.data).reason] ?? 'Some messages may be missing here'))
+source.addEventListener('status', event => {
+  if (event.status === 'open') return show('connected')
+  show(event.status === 'offline' ? 'offline' : 'reconnecting')
+  clients.textContent = ''
+})
 
 function show (text) {
   if (status.dataset.status === text) return
   status.dataset.status = status.textContent = text
 }
-
-addEventListener('offline', () => show('offline'))
-// The old connection may be dead without anybody having noticed, and the next try some seconds away.
-addEventListener('online', () => {
-  show('reconnecting')
-  connect()
-})
 
 let waiting = []
 
@@ -104,5 +75,3 @@ newest.addEventListener('click', () => {
   toBottom()
   messages.focus()
 })
-
-connect()

@@ -1,4 +1,5 @@
 import type { EventEmitter } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import type { Writable } from 'node:stream'
 import type { Stream } from '../stream/stream.ts'
 
@@ -11,12 +12,12 @@ type Listener = (...args: any[]) => void
 export class Carrier {
   readonly readable = true
   readonly #stream: Stream
-  readonly #response: EventEmitter
+  readonly #response: EventEmitter & Pick<ServerResponse, 'hasHeader' | 'removeHeader'>
   readonly #onOpen: () => void
   /** The listeners that the response had when somebody last began to watch this payload. */
   #before: Map<string | symbol, Function[]> | undefined
 
-  constructor (stream: Stream, response: EventEmitter, onOpen: () => void) {
+  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'hasHeader' | 'removeHeader'>, onOpen: () => void) {
     this.#stream = stream
     this.#response = response
     this.#onOpen = onOpen
@@ -24,7 +25,11 @@ export class Carrier {
 
   pipe (destination: Writable): Writable {
     const native = destination === this.#response as unknown
-    if (native) this.#dropWatch()
+    if (native) {
+      this.#dropWatch()
+      // As onSend hooks may set it, and Fastify for reply.trailer(): a stream has neither a length nor trailers.
+      for (const name of ['content-length', 'trailer']) if (this.#response.hasHeader(name)) this.#response.removeHeader(name)
+    }
     this.#onOpen()
     this.#stream.open(destination, native)
     return destination

@@ -30,7 +30,8 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   const registry = new Registry(options, checkBackplane(given.backplane) ?? memoryBackplane(), app.log, {
     left: (stream, opened) => {
       admission.leave(stream.key)
-      if (opened) dropCompleted((stream as RepliedStream).reply)
+      const reply = opened ? (stream as RepliedStream).reply.deref() : undefined
+      if (reply !== undefined) dropCompleted(reply)
     },
     // Fastify logs nothing when a client leaves, and runs no onResponse hook.
     closed: ({ request }, told) => { if (logs(request)) request.log.info(told, 'stream closed') }

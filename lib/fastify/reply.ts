@@ -17,13 +17,13 @@ export type Reply = FastifyReply & { [kStream]: Stream | null }
 /** Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. */
 const failed = new WeakSet<FastifyReply>()
 
-/** A stream, and the reply that it is of. */
+/** A stream, and the reply that it is of, as long as Fastify itself needs that: an open stream must not keep it. */
 export class RepliedStream extends Stream {
-  readonly reply: FastifyReply
+  readonly reply: WeakRef<FastifyReply>
 
   constructor (registry: Registry, reply: FastifyReply, init: StreamInit) {
     super(registry, init)
-    this.reply = reply
+    this.reply = new WeakRef(reply)
   }
 }
 
@@ -103,6 +103,19 @@ function unmark (reply: FastifyReply): void {
   if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
 }
 
+/**
+ * What a handler or hook may have set by hand, and what is not true of a stream: it has no length, no state that a cache could ask for, its
+ * bytes are as they are, and how they are framed is the protocol's. What onSend hooks set is theirs: one may compress.
+ */
+const NOT_OF_A_STREAM = ['content-length', 'transfer-encoding', 'connection', 'keep-alive', 'content-encoding', 'content-range', 'accept-ranges', 'etag', 'last-modified', 'trailer']
+
+function dropFalseHeaders (reply: FastifyReply): void {
+  const framed = reply.hasHeader('transfer-encoding')
+  // Removing what is not there would say to Node that it is not to frame the body.
+  for (const name of NOT_OF_A_STREAM) if (reply.hasHeader(name)) reply.removeHeader(name)
+  if (framed && reply.request.raw.httpVersion === '1.1') reply.header('transfer-encoding', 'chunked')
+}
+
 /** No cache may answer for us, nor change what passes. */
 function keepFresh (reply: FastifyReply): void {
   if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
@@ -114,6 +127,7 @@ function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply
     reply.hijack()
     return
   }
+  dropFalseHeaders(reply)
   reply.header('content-type', 'text/event-stream')
   keepFresh(reply)
   reply.header('x-accel-buffering', 'no')

@@ -12,6 +12,11 @@ const LEAST_AGE = 60_000
 /** From here on Redis may trim a node of its tree at a time, and keep up to 100 more: half the cost, and no promise says "no more than". */
 const ROUGH = 1_000
 
+/** UTF-8 cannot tell lone surrogates apart, so a name with some goes as JSON; and one that looks like that, too. */
+export function streamOf (key: string, name: string): string {
+  return `${key}:c:${/\p{Surrogate}|^"/u.test(name) ? JSON.stringify(name) : name}`
+}
+
 export function encodeHead ({ kind, serialized, event, channels }: NewEntry): string {
   const head: Head = [kind === 'end' ? 'x' : 'e', serialized ? 1 : 0, event ?? null]
   return JSON.stringify(channels.length === 1 ? head : [...head, channels])

@@ -1,4 +1,4 @@
-import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
+import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 
 /** A client of ioredis or iovalkey, as far as it is used here. */
 export interface IoRedisClient {
@@ -207,4 +207,10 @@ export function checkClient (value: unknown): RedisClient {
     (typeof client.call === 'function' || (typeof client.sendCommand === 'function' && typeof client.select === 'function'))
   if (!known) throw new SSE_ERR_INVALID_OPTION('client', 'a client of ioredis, iovalkey or node-redis, for one server', received(value))
   return value as RedisClient
+}
+
+/** The error for those outside; the one from inside is its cause. */
+export function down (cause: unknown): Error {
+  if (cause instanceof SSE_ERR_BACKPLANE_DOWN) return cause
+  return new SSE_ERR_BACKPLANE_DOWN(cause instanceof Error && cause.message !== '' ? cause.message : String(cause), { cause })
 }

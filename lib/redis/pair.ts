@@ -93,8 +93,9 @@ export class Pair {
     return { life: this.#life, seq: Number(seq), lives }
   }
 
-  async seq (): Promise<Place> {
-    const [life, seq] = await this.#run('seq', [], [this.#server]) as [string, string]
+  /** @param sure see `SEQ` */
+  async seq (sure = false): Promise<Place> {
+    const [life, seq] = await this.#run('seq', [], [this.#server, sure ? '1' : '0']) as [string, string]
     return { life, seq: Number(seq) }
   }
 
@@ -161,10 +162,12 @@ export class Pair {
     return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows: entries, more: more === '1' }
   }
 
-  /** What happens to keys when the memory is full, if Redis tells. */
-  async eviction (): Promise<string | undefined> {
-    const info = await this.#commands.send(['INFO', 'memory']) as string
-    return /maxmemory:0\s/.test(info) ? undefined : /maxmemory_policy:(\S+)/.exec(info)?.[1]
+  /** Warns where Redis deletes keys when its memory is full, if it tells. */
+  async warn (): Promise<void> {
+    const info = await this.#commands.send(['INFO', 'memory']).catch(() => '') as string
+    const policy = /maxmemory_policy:(\S+)/.exec(info)?.[1] ?? 'noeviction'
+    if (policy === 'noeviction' || /maxmemory:0\s/.test(info)) return
+    process.emitWarning(`Redis deletes keys when its memory is full (maxmemory-policy ${policy}), so histories may be lost: set it to noeviction`, { code: 'SSE_REDIS_EVICTION' })
   }
 
   async #run (name: keyof typeof SCRIPTS, streams: string[], args: string[]): Promise<unknown[]> {

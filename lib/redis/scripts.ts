@@ -156,9 +156,9 @@ return { h[2], h[3], text(time[1] * 1000 + math.floor(time[2] / 1000)), text(sco
   score and ended(KEYS[3], score) and '1' or '0', rows, more }
 `
 
-/** run: { life, seq }. It asks the server again who it is: a primary that became a replica answers, too. */
+/** run, and 1 if the server is to say again who it is, for a primary that became a replica answers, too: { life, seq }. */
 const SEQ = `
-local h = identity() == ARGV[1] and present()
+local h = (ARGV[2] == '0' or identity() == ARGV[1]) and present()
 if not h then return { '', '0' } end
 return { h[2], h[3] }
 `

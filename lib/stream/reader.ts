@@ -177,11 +177,11 @@ export class Reader<M extends Member> {
     } else if (cursor !== null || late) {
       this.#addGap('unknown', log)
     }
-    // Of what was published since it was joined, some is gone.
-    if (cursor === null && !late && head < log.base) this.#addGap(head < log.lostTo ? 'reset' : 'overrun', log)
-    const newest = wanted(log, resume)
     // Who asks for all of it must not take what is left for the whole.
     if (cursor === null && rewind === Infinity && log.cut) this.#addGap('expired', log)
+    // Of what was published since it was joined, some is gone.
+    else if (cursor === null && !late && head < log.base) this.#addGap(head < log.lostTo ? 'reset' : 'overrun', log)
+    const newest = wanted(log, resume)
     const index = Math.max(0, log.events - newest)
     // The log itself lost entries between what it kept from before and what came after.
     if (cursor === null && index < log.events && log.at(index).seq <= this.#log.lives.edge) this.#addGap('reset', log)

@@ -4,6 +4,7 @@ import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
 import { Readable } from 'node:stream'
 import { ReadableStream } from 'node:stream/web'
+import { createGzip, gunzipSync } from 'node:zlib'
 import Fastify, { type FastifyInstance, type FastifyReply, type RouteHandlerMethod } from 'fastify'
 import t from 'tap'
 import sse, { type SseStream } from '../../lib/index.ts'
@@ -44,6 +45,88 @@ t.test('the headers of a stream are these, and no connection header is set', asy
   const plain = await connect(url + '/plain')
   t.equal(client.headers.connection, plain.headers.connection, 'it is what Node sends for any response')
   client.leave()
+})
+
+const FALSE_OF_A_STREAM: Record<string, string> = {
+  'content-length': '5',
+  'transfer-encoding': 'identity',
+  connection: 'close',
+  'keep-alive': 'timeout=1',
+  'content-encoding': 'gzip',
+  'content-range': 'bytes 0-4/5',
+  'accept-ranges': 'bytes',
+  etag: '"abc"',
+  'last-modified': new Date(0).toUTCString(),
+  trailer: 'x-sum'
+}
+
+for (const protocol of ['HTTP/1.1', 'HTTP/2'] as const) {
+  for (const where of ['the handler', 'a hook before it', 'the handler, on the raw response', 'a slow onSend hook'] as const) {
+    const names = where === 'a slow onSend hook' ? ['content-length', 'trailer'] : Object.keys(FALSE_OF_A_STREAM)
+    t.test(`headers that are not true of a stream are not sent, set by ${where}, over ${protocol}: the client gets the whole stream`, async t => {
+      const app = await build(t, {}, protocol === 'HTTP/2' ? { http2: true } as object : {})
+      const set = (reply: FastifyReply, name: string): unknown => {
+        // Node refuses these over HTTP/2 by itself.
+        if (protocol === 'HTTP/2' && where.includes('raw') && /^(transfer-encoding|connection|keep-alive)$/.test(name)) return reply
+        return where === 'the handler, on the raw response' ? reply.raw.setHeader(name, FALSE_OF_A_STREAM[name]!) : reply.header(name, FALSE_OF_A_STREAM[name]!)
+      }
+      if (where === 'a hook before it') app.addHook('onRequest', async (request, reply) => { set(reply, request.url.slice(1)) })
+      if (where === 'a slow onSend hook') {
+        app.addHook('onSend', async (request, reply) => {
+          await later()
+          set(reply, request.url.slice(1))
+        })
+      }
+      app.get<{ Params: { name: string } }>('/:name', (request, reply) => {
+        if (where.startsWith('the handler')) set(reply, request.params.name)
+        return reply.sse(['a rather long first event', 'and a second one'])
+      })
+      const url = await listen(app)
+      for (const name of names) {
+        const { headers, text } = protocol === 'HTTP/2' ? await http2Get(url, name) : await ended(await within(connect(`${url}/${name}`), name), name)
+        t.match(text, /data: a rather long first event\n\ndata: and a second one\n\n$/, name)
+        t.not(headers[name], FALSE_OF_A_STREAM[name], `${name} is not sent`)
+        if (protocol === 'HTTP/1.1') t.equal(headers['transfer-encoding'], 'chunked', name)
+      }
+    })
+  }
+}
+
+async function http2Get (url: string, path: string): Promise<{ headers: http2.IncomingHttpHeaders, text: string }> {
+  const session = http2.connect(url)
+  const request = session.request({ ':path': `/${path}` })
+  const [headers] = await within(once(request, 'response'), path) as [http2.IncomingHttpHeaders]
+  let text = ''
+  for await (const chunk of request.setEncoding('utf8')) text += chunk
+  session.close()
+  return { headers, text }
+}
+
+t.test('what an onSend hook says of what it did to the stream is sent: the content-encoding of one that compresses', async t => {
+  const app = await build(t)
+  app.addHook('onSend', async (request, reply, payload) => {
+    reply.header('content-encoding', 'gzip')
+    return (payload as Readable).pipe(createGzip())
+  })
+  app.get('/', (request, reply) => reply.sse(['one']))
+  const response = await app.inject('/')
+  t.equal(response.headers['content-encoding'], 'gzip')
+  t.match(gunzipSync(response.rawPayload).toString(), /data: one\n\n$/)
+})
+
+t.test('reply.trailer() does nothing on a stream: no trailer is announced, and the stream is whole', async t => {
+  const app = await build(t)
+  let asked = 0
+  app.get('/', (request, reply) => {
+    reply.trailer('x-sum', async () => { asked++; return 'sum' })
+    return reply.sse(['one', 'two'])
+  })
+  const client = await ended(await within(connect(await listen(app)), 'the response'), 'the end')
+  t.match(client.text, /data: one\n\ndata: two\n\n$/)
+  t.equal(client.closed, 'end')
+  t.notOk('trailer' in client.headers)
+  t.same(client.response.trailers, {})
+  t.equal(asked, 0)
 })
 
 t.test('a second reply.sse() on one reply is refused, and the first goes on', async t => {

@@ -182,20 +182,20 @@ function write ({ name }: Fault, { seed }: TrialOptions, { acknowledged, kept, c
 
 /** One last event on each channel: who has those of its channels has all that it will get. */
 async function finish (world: World, clients: readonly Client[]): Promise<string[]> {
-  const last = new Map<number, number>()
-  const since = Date.now()
+  const last = new Map<number, { n: number, sent: number }>()
   await until('the last events are published', async () => {
     const n = world.ownNumber()
     for (let channel = 0; channel < CHANNELS; channel++) {
       if (last.has(channel)) continue
+      const sent = Date.now()
       if (!await world.apps[channel % world.apps.length]!.publishOne(n + channel)) return false
-      last.set(channel, n + channel)
+      last.set(channel, { n: n + channel, sent })
     }
     return true
   }, 30_000)
   // Or a gap: another process may have come, just then, with the proof of a loss.
   const missing = ({ channels, items }: Client) => channels.filter(channel =>
-    !items.some(({ n, time, kind, channels }) => n === last.get(channel) || (kind === 'gap' && time > since && channels!.includes(channel))))
+    !items.some(({ n, time, kind, channels }) => n === last.get(channel)!.n || (kind === 'gap' && time > last.get(channel)!.sent && channels!.includes(channel))))
   const waiting = new Set(clients)
   await until('all have received them', () => {
     for (const client of waiting) if (missing(client).length === 0) waiting.delete(client)

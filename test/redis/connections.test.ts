@@ -128,6 +128,7 @@ t.test('what is watched while the pair is made anew, is watched when it is mende
   const proxy = await Proxy.start(t, server.port)
   const trial = await Trial.start(t, [clients[0]!(proxy.port), clients[1]!(server.port)])
   const [one, two] = trial.processes as [Trial['processes'][0], Trial['processes'][0]]
+  proxy.latency = 20
   for (let round = 0; round < 10; round++) {
     proxy.cut()
     const names: string[] = []

@@ -213,6 +213,12 @@ t.test('with Redis', { skip: noRedis }, async t => {
     await backplane.append(entry('a', { channels: ['short'], limits: { maxAge: 0 } }))
     t.equal(await client.pttl('{sse}:c:short'), -1)
     await Promise.all(Array.from({ length: 3_000 }, (_, i) => backplane.append(entry('a', { channels: [`once ${i}`] }))))
+    await backplane.watch(['live'])
+    for (let i = 0; i < 50; i++) await backplane.append(entry('a', { channels: ['live'], limits: { maxEvents: 0 } }))
+    await until('all were heard', () => receiver.entries.length === 50)
+    t.ok(receiver.entries.slice(1).every(({ prevs, seq }) => prevs![0] === seq - 1), 'of a channel that keeps nothing the newest is known')
+    backplane.unwatch(['live'])
+    receiver.seen.length = 0
     const bound = (await backplane.seq()).seq
     for (let i = 0; i < 3_000; i++) client.del(`{sse}:c:once ${i}`)
     // As if a minute had passed, twice.

@@ -12,6 +12,8 @@ export class Proxy {
   made = 0
   /** Where the next connection leads: by its number, or all to the same server. */
   target: (n: number) => number
+  /** ms that everything takes in each direction, on connections that are made from now on. */
+  latency = 0
   #dead = false
   readonly #connections = new Set<Connection>()
 
@@ -33,13 +35,15 @@ export class Proxy {
     client.on('error', () => {})
     if (this.#dead) { client.destroy(); return }
     const server = net.connect(this.target(this.made++), '127.0.0.1')
-    const connection: Connection = { client, server, kind: undefined, swallow: undefined, delay: 0 }
+    const connection: Connection = { client, server, kind: undefined, swallow: undefined, delay: this.latency }
     this.#connections.add(connection)
     client.on('data', data => {
       const text = data.toString('latin1').toUpperCase()
       if (text.includes('\r\nSUBSCRIBE\r\n')) connection.kind = 'subscribers'
       else if (text.includes('\r\nSCRIPT\r\n')) connection.kind = 'commands'
-      if (connection.swallow !== 'requests') server.write(data)
+      if (connection.swallow === 'requests') return
+      if (connection.delay === 0) server.write(data)
+      else setTimeout(() => server.write(data), connection.delay)
     })
     server.on('data', data => {
       if (connection.swallow === 'answers') return
@@ -63,7 +67,7 @@ export class Proxy {
   cut (kind: Kind = 'all'): void { for (const { client } of this.of(kind)) client.destroy() }
   /** One direction no longer comes through, on the connections there are. */
   swallow (kind: Kind, what: 'answers' | 'requests' = 'answers'): void { for (const connection of this.of(kind)) connection.swallow = what }
-  /** Answers take so many ms more, on the connections there are. */
+  /** Requests and answers take so many ms more, on the connections there are. */
   delay (kind: Kind, ms: number): void { for (const connection of this.of(kind)) connection.delay = ms }
   /** Answers wait, until resume(). */
   stall (kind: Kind): void { for (const { server } of this.of(kind)) server.pause() }

@@ -99,6 +99,13 @@ export class ModelBackplane implements SharedBackplane {
     this.#connectLater()
   }
 
+  /** Something of a life came that is not in the table: hello is asked again, over new connections. Until then, more of it may come. */
+  #doubt (pair: Pair): void {
+    const world = this.#world
+    if (world.chance(0.5)) this.#lose(pair)
+    else world.at(world.random() * 10, () => this.#lose(pair))
+  }
+
   #subscribe (pair: Pair, names: readonly string[]): void {
     const watched = names.map(name => this.#names.get(name))
     pair.subscriber.send({ type: 'subscribe', names }, undefined, () => {
@@ -168,7 +175,7 @@ export class ModelBackplane implements SharedBackplane {
       if (answer.seq > 0) this.#lives.see(answer)
       for (const { life, seq } of answer.rows ?? []) this.#lives.see({ life, seq })
       done(answer)
-      if (this.#lives.state(answer.life) === 'unknown') this.#lose(pair)
+      if (this.#lives.state(answer.life) === 'unknown') this.#doubt(pair)
     }, fail)
   }
 
@@ -245,7 +252,7 @@ export class ModelBackplane implements SharedBackplane {
     this.#heard = this.#world.now
     this.#lives.see({ life: row.life, seq: row.seq })
     this.#receiver.hear({ ...this.#entry(row), life: row.life, prevs: row.prevs })
-    if (pair.up && this.#lives.state(row.life) === 'unknown') this.#lose(pair)
+    if (pair.up && this.#lives.state(row.life) === 'unknown') this.#doubt(pair)
   }
 
   #entry ({ seq, channels, kind, data }: Row): Omit<HeardEntry, 'life' | 'prevs'> {

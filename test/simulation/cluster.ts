@@ -46,7 +46,7 @@ export class Servers {
   /** All faults are over. */
   heal (): void {
     this.#old?.die(10)
-    this.master.up = true
+    this.master.start()
   }
 
   /** What is left after a loss: sometimes all. */
@@ -59,7 +59,7 @@ export class Servers {
     this.#old = undefined
     const server = this.master = this.#server(data)
     server.up = false
-    this.#world.at(this.#world.int(10, 300), () => { server.up = true })
+    this.#world.at(this.#world.int(10, 300), () => server.start())
   }
 
   #takeOver (data: Data): void {
@@ -79,7 +79,9 @@ export class Servers {
       case 'slow':
         subscriber?.stall(world.int(50, 400))
         return world.at(world.int(0, 300), () => subscriber?.kill(world.int(0, 300)))
-      case 'del': return void this.master.data.channels.delete(world.pick(this.#channels))
+      case 'del':
+        this.master.data.channels.delete(world.pick(this.#channels))
+        return
       case 'flush':
         this.master.data = new Data()
         return

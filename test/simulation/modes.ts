@@ -50,6 +50,7 @@ const LOSS = { gaps: true, late: true, stale: true, foreign: true, rejoin: true 
 export const MODES: Readonly<Record<string, Mode>> = {
   calm: { stale: true, rejoin: true },
   cut: { faults: { cut: 3, half: 0.4 }, stale: true, rejoin: true },
+  hasty: { faults: { cut: 8, half: 0.3 }, haste: 40, stale: true, rejoin: true },
   commands: { faults: { cutCommands: 3 }, stale: true, rejoin: true },
   slow: { faults: { cut: 1, slow: 3 }, stale: true, rejoin: true },
   foreign: { faults: { cut: 1 }, stale: true, rejoin: true, foreign: true },

@@ -20,16 +20,14 @@ const one = (name: string, mode: string, file: string, text: string, replacement
 
 export const MUTATIONS: readonly Mutation[] = [
   one('no check of prev', 'silent', LOG, 'const whole = prev', 'const whole = true || prev'),
-  one('head moved by an answer of read', 'calm', LOG, 'ready: log => host.ready(log)', 'ready: one => { log.head = Math.max(log.head, one.last); host.ready(one) }'),
+  one('head moved by an answer of read', 'hasty', LOG, 'ready: log => host.ready(log)', 'ready: one => { log.head = Math.max(log.head, one.last); host.ready(one) }'),
   one('no hold after broken()', 'cut', READER, 'if (!found || !current) return false', 'if (!found) return false'),
   one('floor ignored', 'del', CATCH_UP, 'const lost = floor > after', 'const lost = false'),
   one('no gap for a lost range', 'del', READER, "        this.#addGap('reset', log)\n        return { ...subscription", '        return { ...subscription'),
   one('no gap for what was moved past', 'silent', READER, "if (lacked <= this.position) this.#addGap('reset', log)", ''),
   one('no overrun gap', 'trim', READER, "      this.#addGap('overrun', log)\n", ''),
-  one('no read after mended()', 'cut', LOG, '      log.watched = true\n      this.#catchUp?.load(log)\n    }', '      log.watched = log.current = true\n    }'),
+  one('no read after mended()', 'cut', LOG, '      log.watched = !this.#toWatch.includes(log)\n      this.#catchUp?.load(log)\n', '      log.watched = log.current = true\n'),
   one('broken() not seen', 'cut', LOG, 'if (this.#error !== undefined) return\n', 'return\n'),
-  one('lives not told apart: hints', 'failback', LOG, 'if (entry.life !== this.#life) return', 'if (this.#life === undefined) return'),
-  one('lives not told apart: answers', 'losses', CATCH_UP, 'if (kept.life !== this.#host.life) return', 'if (this.#host.life === undefined) return'),
   one('lives not told apart: cursors', 'suffix', LOG_LIVES, 'const good = i >= 0 &&', 'const good = true ||'),
   one('a cursor from before a loss', 'suffix', LOG_LIVES, '&& !this.#lives.some(({ broken }, j) => broken && j > i)', ''),
   one('evidence of a loss not told', 'suffix', REDIS_LIVES, 'const seen = this.#evidence.get(life)', 'if (seq > 0) return\n    const seen = this.#evidence.get(life)'),
@@ -40,36 +38,33 @@ export const MUTATIONS: readonly Mutation[] = [
   one('liveness not checked', 'cut', 'test/simulation/connection.ts', 'const PATIENCE = 1_200', 'const PATIENCE = 1e9'),
 
   { name: 'too much put aside, not read again', mode: 'calm', edits: [{ file: CATCH_UP, text: 'const MAX_ASIDE = 1_000', replacement: 'const MAX_ASIDE = 1' }, { file: CATCH_UP, text: 'if (log.asking !== undefined) log.asking.again = true', replacement: '' }] },
-  one('read before it is watched', 'calm', LOG, 'shared.watch(logs.map(({ name }) => name)).then(', 'shared.watch(logs.map(({ name }) => name)); Promise.resolve().then('),
+  one('read before it is watched', 'hasty', LOG, 'shared.watch(logs.map(({ name }) => name)).then(', 'shared.watch(logs.map(({ name }) => name)); Promise.resolve().then('),
   one('a failed read not made again', 'cut', CATCH_UP, '}, () => this.#loadLater(log, asking))', '}, () => {})'),
-  one('an answer from before the break taken', 'cut', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
+  one('an answer from before the break taken', 'hasty', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
   one('what an answer brought not sent once the head is there', 'calm', CATCH_UP, '      this.#host.ready(log)\n    }\n  }\n\n  /** Nobody', '    }\n  }\n\n  /** Nobody'),
   one('a hole between what was read and what was evicted', 'burstTrim', CATCH_UP, ' || (log.base !== base && kept.last < log.base)', ''),
   one('what is too old leaves no trace', 'age', CATCH_UP, 'tooOld < 0 ? floor : older[tooOld]!.seq', 'floor'),
-  one('a question that was sent before answers', 'cut', CATCH_UP, '      this.#next ??= { newest: undefined }\n      return this.#next', '      return this.#question'),
   one('evicted, and base stays', 'trim', 'lib/log/channel-log.ts', 'this.base = item.seq', ''),
   one('forgotten channels begin anew', 'memoryBytes', FORGOTTEN, 'if (last === undefined) return', 'if (last !== undefined) return'),
   one('evicted while a filter runs', 'memoryFilters', STORE, '    if (this.frozen) {\n', '    if (this.bytes < 0) {\n'),
 
-  one('older entries not read', 'calm', READER, '? place! >= log.base : log.events >= wanted) return true', '? true : log.events >= wanted) return true'),
-  one('a read of older entries lost with its connection', 'cut', READER, ' || (!resume.older.done && resume.older !== log.askingOlder)', ''),
-  one('a cursor newer than the head is unknown', 'calm', READER, 'if (place !== undefined && place > this.#log.head)', 'if (place === -1)'),
+  one('older entries not read', 'calm', READER, '? place! >= log.base : log.events >= wanted(log, resume)) return true', '? true : log.events >= wanted(log, resume)) return true'),
+  one('a read of older entries lost with its connection', 'hasty', READER, ' || (!resume.older.done && resume.older !== log.askingOlder)', ''),
+  one('a cursor newer than the head is unknown', 'hasty', READER, 'if (place !== undefined && place > this.#log.head)', 'if (place === -1)'),
   one('what went out repeated after going back', 'calm', READER, 'seen: Math.max(subscription.seen, stood)', 'seen: subscription.seen'),
   one('no fresh cursor after going back', 'calm', READER, 'return this.cursor < this.#reached', 'return false'),
   one('no gap for a channel joined late', 'calm', READER, 'cursor !== null || late', 'cursor !== null'),
   one('no gap for an expired cursor', 'trim', READER, "      this.#addGap('expired', log)\n", ''),
   one('no gap for an unknown cursor', 'foreign', READER, "      this.#addGap('unknown', log)\n", ''),
   one('a gap for what a faster process had sent', 'cut', READER, 'const from = Math.max(after, subscription.from)', 'const from = after'),
-  one('no gap for what was evicted before the start', 'trim', READER, 'if (cursor === null && !late && head < log.base)', 'if (place === -1)'),
+  one('no gap for what was evicted before the start', 'burstTrim', READER, 'if (cursor === null && !late && head < log.base)', 'if (place === -1)'),
   one('what was published since it was joined left out', 'calm', READER, 'return Math.min(from, Math.max(head, log.base))', 'return from'),
   one('several rewinds begin at the newest of them', 'calm', READER, 'start = Math.min(start, from)', 'start = stood === Infinity && start !== Infinity ? Math.max(start, from) : Math.min(start, from)'),
   one('a rewind reaches over a loss', 'suffix', READER, "if (cursor === null && index < log.events && log.at(index).seq <= this.#log.lives.edge) this.#addGap('reset', log)", ''),
 
   one('a full piece steps over an event', 'calm', PIECES, 'return piece(item.seq - 1, true)', 'return piece(item.seq, true)'),
   one('an event of two channels twice', 'calm', PIECES, 'next[i]!++\n', 'next[i]!++; if (i > 0) continue\n'),
-  one('pieces shared by different filters', 'calm', PIECES, ' || one.filter !== other.filter', ''),
-  one('pieces shared from different places', 'memory', PIECES, 'Math.max(one.from, position) !== Math.max(other.from, position) || ', ''),
-  one('pieces shared though not seen', 'memory', PIECES, ' || Math.max(one.seen, position) !== Math.max(other.seen, position)', '')
+  one('pieces shared by different filters', 'calm', PIECES, ' || one.filter !== other.filter', '')
 ]
 
 /** Limits of the code made so small that runs meet them. They must change nothing. */

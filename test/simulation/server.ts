@@ -90,6 +90,8 @@ export interface Subscriber {
 export class Server {
   data: Data
   up = true
+  /** It never comes up again. */
+  #dead = false
   readonly connections = new Set<Subscriber>()
   readonly runId: string
   /** Run id and replication id: what hello tells, and what every other request must name. */
@@ -120,8 +122,11 @@ export class Server {
   /** @param notice ms after which the other side hears of it, at most */
   die (notice = 300): void {
     this.up = false
+    this.#dead = true
     for (const connection of [...this.connections]) connection.kill(this.#world.int(0, notice))
   }
+
+  start (): void { this.up = !this.#dead }
 
   get #now (): number { return this.#world.now + this.#skew }
 

@@ -127,7 +127,10 @@ export class Session {
 
   entryCame (uid: number): void {
     const fact = this.#truth.facts.get(uid)
-    if (fact === undefined) return void this.complaints.push(`invented C${this.number} ${uid}`)
+    if (fact === undefined) {
+      this.complaints.push(`invented C${this.number} ${uid}`)
+      return
+    }
     this.items.push({ type: 'entry', time: this.#world.now, fact })
     this.newest = Math.max(this.newest, fact.order)
     this.#world.tell(`C${this.number}`, 'got', [fact.life, fact.seq, fact.channels])

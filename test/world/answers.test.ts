@@ -143,9 +143,9 @@ async function load (t: Test, servers: readonly Server[], answers: number, stopp
   /** Resolves when this answer is over, which its process knows. */
   const reasons: Record<string, string> = {}
   const overs = new Map<string, () => void>()
-  let looking = true
+  const looking = new AbortController()
   const look = (async () => {
-    while (looking) {
+    while (!looking.signal.aborted) {
       await sleep(250)
       for (const { reasons: told } of await Promise.all(urls.map(url => call('GET', `${url}/stats`)))) Object.assign(reasons, told)
       for (const id of Object.keys(reasons)) overs.get(id)?.()
@@ -163,7 +163,7 @@ async function load (t: Test, servers: readonly Server[], answers: number, stopp
   for (const id of ids.slice(answers)) await call('DELETE', `${url(Number(id) + 1)}/answers/${id}`)
 
   const read = await Promise.all(readers)
-  looking = false
+  looking.abort()
   await look
   await leave
   await watching

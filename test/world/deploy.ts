@@ -17,7 +17,7 @@ export interface DeployOptions {
 }
 
 /** What it tells, several times a second: what it published, and that it listens. */
-export interface Told { acknowledged: Array<[number, string]>, rejected: string[], listening: boolean }
+export interface Told { acknowledged: Array<[n: number, cursor: string, sent: number]>, rejected: string[], listening: boolean }
 
 const { port, redis, first, rate, retry } = JSON.parse(process.argv[2]!) as DeployOptions
 const news: Told = { acknowledged: [], rejected: [], listening: false }
@@ -37,8 +37,9 @@ let n = first
 const pending = new Set<Promise<unknown>>()
 const publisher = setInterval(() => {
   const number = n++
+  const sent = Date.now()
   const published = app.sse.publish(channelsOf(number).map(String), { data: { n: number } })
-    .then(cursor => { news.acknowledged.push([number, cursor]) }, error => { news.rejected.push(String(error)) })
+    .then(cursor => { news.acknowledged.push([number, cursor, sent]) }, error => { news.rejected.push(String(error)) })
   pending.add(published)
   published.then(() => pending.delete(published))
 }, 1_000 / rate)

@@ -25,7 +25,7 @@ import { parseArgs } from 'node:util'
 import { writeHeapSnapshot } from 'node:v8'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
-import sse, { memoryBackplane, type Backplane, type SseItem, type SseSource, type SseStats, type SseStream, type StoredEvent } from '../../lib/index.ts'
+import sse, { memoryBackplane, type Backplane, type Receiver, type SseItem, type SseSource, type SseStats, type SseStream, type StoredEvent } from '../../lib/index.ts'
 import { redisBackplane } from '../../lib/redis/index.ts'
 import { readBlock } from '../client.ts'
 import { Dice } from '../faults/model.ts'
@@ -87,8 +87,8 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
   let newest = 0
   /** What was published, and neither came out of the log nor was rejected. */
   const outstanding = new Set<number>()
-  const note = (channels: readonly string[], cursor: string, data: string | undefined): boolean => {
-    const n = channels.includes('filler') ? LAST : Number.parseInt(data!.slice(5))
+  const note = (channels: readonly string[], cursor: string, data: string): boolean => {
+    const n = channels.includes('filler') ? LAST : Number.parseInt(data.slice(5))
     outstanding.delete(n)
     if (n < LAST) {
       newest = n
@@ -180,9 +180,10 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
     async settle (): Promise<State> {
       // The same bytes in what is remembered before and after: the history, and the rows that the reader of Redis knows again.
       for (let i = 0; i < (client === undefined ? HISTORY : REMEMBERED); i += BACKLOG) {
-        await Promise.all(Array.from({ length: BACKLOG }, () => app.sse.publish('filler', 'x'.repeat(100))))
+        await Promise.all(Array.from({ length: BACKLOG }, () => app.sse.publish([...Array(CHANNELS + 1).keys()].map(String).concat('side', 'filler'), 'x'.repeat(100))))
       }
-      await patiently(() => app.sse.cursor === app.sse.channel('filler').history(1)[0]?.id)
+      const [last] = await app.sse.channel('filler').history(1)
+      await patiently(() => app.sse.cursor === last?.id)
       report()
       const resources = await quiet(app, client !== undefined)
       for (let i = 0; i < 4; i++) {
@@ -210,20 +211,22 @@ async function serve ({ redis, seed, rate, fault }: Setup): Promise<void> {
 }
 
 /** Tells what enters the registry. */
-function watched (backplane: Backplane, note: (channels: readonly string[], cursor: string, data: string | undefined) => boolean): Backplane {
-  return {
-    open: receiver => backplane.open({
-      maxEvents: receiver.maxEvents,
-      receive (entry, age) { if (note(entry.channels, entry.cursor, entry.data)) receiver.receive(entry, age) },
-      reset: cursor => receiver.reset(cursor),
-      up: () => receiver.up(),
-      down: error => receiver.down(error)
-    }),
-    append: entry => backplane.append(entry),
-    sync: () => backplane.sync(),
-    compare: (a, b) => backplane.compare(a, b),
-    close: () => backplane.close()
-  }
+function watched (backplane: Backplane, note: (channels: readonly string[], cursor: string, data: string) => boolean): Backplane {
+  let newest = 0
+  const watching = (receiver: Receiver): Receiver => ({
+    hear (entry) {
+      // Further copies, of an entry of several channels, are repeats.
+      const fresh = entry.seq > newest
+      newest = Math.max(newest, entry.seq)
+      if (!fresh || note(entry.channels, `${entry.life}-${entry.seq.toString(36)}`, entry.data)) receiver.hear(entry)
+    },
+    advance: place => receiver.advance(place),
+    broken: error => receiver.broken(error),
+    mended: (lives, head) => receiver.mended(lives, head),
+    restarted: (lives, head) => receiver.restarted(lives, head),
+    endOf: name => receiver.endOf(name)
+  })
+  return Object.assign(Object.create(backplane) as Backplane, { ...backplane, open: (receiver: Receiver) => backplane.open(watching(receiver)) })
 }
 
 function routes (app: FastifyInstance, newest: () => number): State['sources'] {
@@ -661,7 +664,7 @@ export interface SoakResult { complaints: string[], summary: string, most: numbe
 const HEAP_BOUND = 2 * 1024 * 1024
 /** Objects of these kinds must be 0 more. */
 const COUNTED = [
-  'Stream', 'Reader', 'Outlet', 'Carrier', 'ServerResponse', 'IncomingMessage', 'Socket', 'Request', 'Reply', '_Request', '_Reply',
+  'Stream', 'RepliedStream', 'Reader', 'Outlet', 'Carrier', 'ServerResponse', 'IncomingMessage', 'Socket', 'Request', 'Reply', '_Request', '_Reply',
   'AbortController', 'AbortSignal', 'ReadableStream', 'AsyncGenerator', 'Link', 'Timeout'
 ]
 

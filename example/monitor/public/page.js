@@ -1,19 +1,21 @@
-/* global clearTimeout, document, EventSource, fetch, getComputedStyle, matchMedia, performance, ResizeObserver, setTimeout */
+/* global document, fetch, getComputedStyle, matchMedia, performance, ResizeObserver */
+import { SseClient } from '/sse-client.js'
 import UPlot from '/uplot/uPlot.esm.js'
 
 const KEPT = 300
-const count = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 })
-const precise = new Intl.NumberFormat('en', { maximumSignificantDigits: 2 })
+const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
+const precise = new Intl.NumberFormat('en', { notation: 'compact', minimumSignificantDigits: 3, maximumSignificantDigits: 3 })
 const whole = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000].flatMap(n => [n, 2 * n, 5 * n])
-const small = value => value < 10 ? precise.format(value) : count.format(Math.round(value))
+/** Three significant figures, whatever the size: "4K" hides that anything moves. */
+const figures = value => value === 0 ? '0' : precise.format(value)
 
 const CARDS = [
   { key: 'streams', title: 'Streams', unit: 'open' },
   { key: 'channels', title: 'Channels', unit: 'with a subscription' },
-  { key: 'received', title: 'Events', unit: 'a second', format: small },
-  { key: 'delivered', title: 'Deliveries', unit: 'a second', format: small },
-  { key: 'bytes', title: 'Bytes', unit: 'a second', top: 1_000 },
-  { key: 'latency', title: 'Latency', unit: 'ms, to a channel and back', format: small },
+  { key: 'received', title: 'Events', unit: 'a second', format: figures },
+  { key: 'delivered', title: 'Deliveries', unit: 'a second', format: figures },
+  { key: 'bytes', title: 'Bytes', unit: 'a second', format: figures, top: 1_000 },
+  { key: 'latency', title: 'Latency', unit: 'ms, to a channel and back', format: figures },
   { key: 'blocked', title: 'Blocked', unit: 'streams with a full socket' },
   { key: 'gaps', title: 'Gaps', unit: 'told to clients', paths: UPlot.paths.bars({ size: [0.9, 12, 3] }) }
 ]
@@ -22,7 +24,7 @@ const status = document.getElementById('status')
 const time = document.getElementById('time')
 let samples = []
 
-const cards = CARDS.map(({ key, title, unit, format = count.format, top = 4, paths }) => {
+const cards = CARDS.map(({ key, title, unit, format = short.format, top = 4, paths }) => {
   const section = document.getElementById('card').content.cloneNode(true).firstElementChild
   section.id = key
   section.querySelector('h2').textContent = title
@@ -48,7 +50,7 @@ const cards = CARDS.map(({ key, title, unit, format = count.format, top = 4, pat
     },
     axes: [
       { ...axis, grid: { show: false }, gap: 8, size: 26, space: 70, values: '{HH}:{mm}:{ss}' },
-      { ...axis, grid: { stroke: () => card.borderTopColor, width: 1 }, gap: 4, size: 42, space: 28, incrs: whole, values: (chart, values) => values.map(count.format) }
+      { ...axis, grid: { stroke: () => card.borderTopColor, width: 1 }, gap: 4, size: 42, space: 28, incrs: whole, values: (chart, values) => values.map(short.format) }
     ],
     series: [
       {},
@@ -96,39 +98,26 @@ function measure () {
   fetch('/monitor/probe', { method: 'POST', body: probe.token }).catch(() => { probe = undefined })
 }
 
-let source
-let pause
-
-function connect () {
-  clearTimeout(pause)
-  source?.close()
-  source = new EventSource('/monitor')
-  source.onopen = () => show('live')
-  source.addEventListener('samples', event => {
-    // What this page has measured itself is not in them.
-    const measured = new Map(samples.map(({ at, latency }) => [at, latency]))
-    samples = []
-    probe = undefined
-    take(JSON.parse(event.data).map(sample => ({ ...sample, latency: measured.get(sample.at) ?? null })))
-    measure()
-  })
-  source.addEventListener('sample', event => {
-    take([{ ...JSON.parse(event.data), latency }])
-    measure()
-  })
-  source.addEventListener('probe', event => {
-    if (event.data !== probe?.token) return // of another page
-    latency = performance.now() - probe.at
-    probe = undefined
-  })
-  source.onerror = () => {
-    show('reconnecting')
-    if (source.readyState === EventSource.CLOSED) pause = setTimeout(connect, 2_000 + 2_000 * Math.random()) // any answer but 200 ends it
-  }
-}
+const source = new SseClient('/monitor', { parse: (text, type) => type === 'probe' ? text : JSON.parse(text) })
+source.addEventListener('samples', ({ data }) => {
+  // What this page has measured itself is not in them.
+  const measured = new Map(samples.map(({ at, latency }) => [at, latency]))
+  samples = []
+  probe = undefined
+  take(data.map(sample => ({ ...sample, latency: measured.get(sample.at) ?? null })))
+  measure()
+})
+source.addEventListener('sample', ({ data }) => {
+  take([{ ...data, latency }])
+  measure()
+})
+source.addEventListener('probe', ({ data }) => {
+  if (data !== probe?.token) return // of another page
+  latency = performance.now() - probe.at
+  probe = undefined
+})
+source.addEventListener('status', ({ status }) => show(status === 'open' ? 'live' : 'reconnecting'))
 
 function show (text) {
   status.dataset.status = status.textContent = text
 }
-
-connect()
