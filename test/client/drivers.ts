@@ -107,10 +107,12 @@ async function webkit (t: Test): Promise<Driver> {
   })
   const session = `/session/${sessionId}`
   t.teardown(() => ask('DELETE', session).catch(() => {}))
+  const first: string = await ask('GET', `${session}/window`)
   return {
     version: capabilities.browserVersion,
     async open (url) {
-      // The first window stays: the session ends with the last one.
+      // The first window stays: the session ends with the last one, and a new one needs one to come from.
+      await ask('POST', `${session}/window`, { handle: first })
       const { handle } = await ask('POST', `${session}/window/new`, { type: 'tab' })
       const go = (): Promise<unknown> => ask('POST', `${session}/window`, { handle })
       await go()
