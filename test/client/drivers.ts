@@ -14,6 +14,8 @@ export interface Driver {
 export interface Tab {
   evaluate (script: string): Promise<unknown>
   close (): Promise<unknown>
+  /** Takes the network away from the browser, and gives it back; where it can be asked to. */
+  setOffline? (isOffline: boolean): Promise<unknown>
 }
 
 interface Test { teardown: (fn: () => unknown) => void }
@@ -60,7 +62,8 @@ async function chromium (t: Test): Promise<Driver> {
       await page.goto(url)
       return {
         evaluate: script => page.evaluate(script),
-        close: () => page.close()
+        close: () => page.close(),
+        setOffline: isOffline => context.setOffline(isOffline)
       }
     }
   }
