@@ -93,7 +93,12 @@ async function webkit (t: Test): Promise<Driver> {
   const port = await freePort()
   // A group of its own, so that the display and the browser end with the driver.
   const child = spawn('xvfb-run', ['--auto-servernum', 'WebKitWebDriver', `--port=${port}`], { stdio: 'ignore', detached: true })
-  t.teardown(() => end(child))
+  const kill = (): void => { process.kill(-child.pid!, 'SIGKILL') }
+  process.once('exit', kill) // also of a test that was stopped
+  t.teardown(async () => {
+    process.off('exit', kill)
+    await end(child)
+  })
   const ask = async (method: string, path: string, body?: unknown): Promise<any> => {
     const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, ...(body !== undefined && { body: JSON.stringify(body) }) })
     const { value } = await response.json() as { value: any }
