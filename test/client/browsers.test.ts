@@ -1,6 +1,6 @@
 import t from 'tap'
 import { DRIVERS } from './drivers.ts'
-import { KINDS, SCENARIOS, start, type Case, type Kind } from './scenarios.ts'
+import { bundle, KINDS, listen, SCENARIOS, start, type Case, type Kind } from './scenarios.ts'
 
 // What a page's own EventSource does, and what the client does, in real browsers. docs/client.md has this table.
 
@@ -34,7 +34,7 @@ for (const [name, { start: launch, skip }] of Object.entries(DRIVERS)) {
     const { cases, url } = await start(t)
     const driver = await launch(t)
     t.comment(`${name} ${driver.version}`)
-    await driver.open(url)
+    const tab = await driver.open(url)
     const end = Date.now() + PATIENCE
     const isOver = (): boolean => Object.entries(SCENARIOS).every(([name, { isOver }]) => KINDS.every(kind => isOver(cases[name]![kind])))
     while (!isOver() && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 50))
@@ -54,5 +54,35 @@ for (const [name, { start: launch, skip }] of Object.entries(DRIVERS)) {
     t.match(html.told.at(-1), { type: 'error', code: 'type', status: 200, readyState: 2 })
     const ended = cases['sse.end, the end of the response, and 204']!
     t.same(KINDS.map(kind => ended[kind].asked.length), [2, 1], 'an EventSource asks once more')
+    await tab.close()
   })
 }
+
+t.test('Chromium: without a network the client says so, and with one it is back before its time to wait is over', { skip: DRIVERS.Chromium!.skip }, async t => {
+  const files = await bundle()
+  const { port } = await listen(t, (request, response) => {
+    if (request.url !== '/events') {
+      return response.writeHead(200, { 'content-type': files.has(request.url!) ? 'text/javascript' : 'text/html' }).end(files.get(request.url!) ?? `<!doctype html><script type=module>
+      import { SseClient } from '/client/index.js'
+      window.source = new SseClient('/events', { retry: { min: 60_000 } })
+      window.told = []
+      source.onstatus = ({ status }) => told.push(status)
+    </script>`)
+    }
+    response.writeHead(200, { 'content-type': 'text/event-stream' }).write('id: 1\ndata: a\n\n')
+  })
+  const tab = await (await DRIVERS.Chromium!.start(t)).open(`http://127.0.0.1:${port}/`)
+  const status = async (wanted: string): Promise<void> => {
+    const end = Date.now() + 10_000
+    while (await tab.evaluate('window.source?.status') !== wanted) {
+      if (Date.now() > end) throw new Error(`waited in vain for ${wanted}: ${String(await tab.evaluate('told.join()'))}`)
+      await new Promise(resolve => setTimeout(resolve, 20))
+    }
+  }
+  await status('open')
+  await tab.setOffline!(true)
+  await tab.evaluate('source.close(), window.source = new source.constructor("/events", { retry: { min: 60_000 } }), 0')
+  await status('offline')
+  await tab.setOffline!(false)
+  await status('open')
+})

@@ -14,6 +14,8 @@ export interface Driver {
 export interface Tab {
   evaluate (script: string): Promise<unknown>
   close (): Promise<unknown>
+  /** Takes the network away from the browser, and gives it back; where it can be asked to. */
+  setOffline? (isOffline: boolean): Promise<unknown>
 }
 
 interface Test { teardown: (fn: () => unknown) => void }
@@ -60,7 +62,8 @@ async function chromium (t: Test): Promise<Driver> {
       await page.goto(url)
       return {
         evaluate: script => page.evaluate(script),
-        close: () => page.close()
+        close: () => page.close(),
+        setOffline: isOffline => context.setOffline(isOffline)
       }
     }
   }
@@ -90,7 +93,12 @@ async function webkit (t: Test): Promise<Driver> {
   const port = await freePort()
   // A group of its own, so that the display and the browser end with the driver.
   const child = spawn('xvfb-run', ['--auto-servernum', 'WebKitWebDriver', `--port=${port}`], { stdio: 'ignore', detached: true })
-  t.teardown(() => end(child))
+  const kill = (): void => { process.kill(-child.pid!, 'SIGKILL') }
+  process.once('exit', kill) // also of a test that was stopped
+  t.teardown(async () => {
+    process.off('exit', kill)
+    await end(child)
+  })
   const ask = async (method: string, path: string, body?: unknown): Promise<any> => {
     const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, ...(body !== undefined && { body: JSON.stringify(body) }) })
     const { value } = await response.json() as { value: any }
@@ -107,10 +115,12 @@ async function webkit (t: Test): Promise<Driver> {
   })
   const session = `/session/${sessionId}`
   t.teardown(() => ask('DELETE', session).catch(() => {}))
+  const first: string = await ask('GET', `${session}/window`)
   return {
     version: capabilities.browserVersion,
     async open (url) {
-      // The first window stays: the session ends with the last one.
+      // The first window stays: the session ends with the last one, and a new one needs one to come from.
+      await ask('POST', `${session}/window`, { handle: first })
       const { handle } = await ask('POST', `${session}/window/new`, { type: 'tab' })
       const go = (): Promise<unknown> => ask('POST', `${session}/window`, { handle })
       await go()
