@@ -560,7 +560,7 @@ const rows = [
   {
     title: 'Lines of code, as installed',
     cell: lib => lib.code.flatMap(path => javascript(`${lib.directory}${path}`)).reduce((sum, file) => sum + linesOfCode(file), 0).toLocaleString('en'),
-    note: 'JavaScript without comments and blank lines, and without dependencies. fastify-sse-channels with what is there for Redis, fastify-sse-v2 with helpers of the TypeScript compiler.'
+    note: 'JavaScript without comments and blank lines, and without dependencies. fastify-sse-channels with what is there for Redis and for pages, fastify-sse-v2 with helpers of the TypeScript compiler.'
   }
 ]
 

@@ -5,7 +5,8 @@
 //   curl -b jar -N http://localhost:8000/notifications     # leave it open
 //   curl http://localhost:8000/users/ann/notifications -H 'content-type: application/json' -d '{"text":"Your order is on its way"}'
 //
-// In a page: `unread` replaces the list that it shows, `added` and `read` change it. EventSource sends the cookie by itself.
+// In a page: `new SseClient('/notifications', { parse: JSON.parse })`, from fastify-sse-channels/client. `unread` replaces the list that it
+// shows, `added` and `read` change it. The browser sends the cookie by itself.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { setTimeout } from 'node:timers/promises'
 import cookie from '@fastify/cookie'
@@ -53,7 +54,7 @@ function bodyWith (name: string) {
 }
 
 async function signedIn (request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  if (request.session.user === undefined) await reply.code(401).send({ error: 'Log in first' }) // at a 401 EventSource gives up
+  if (request.session.user === undefined) await reply.code(401).send({ error: 'Log in first' }) // at a 401 the page's client gives up
 }
 
 app.get('/notifications', { onRequest: signedIn }, async (request, reply) => {

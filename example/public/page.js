@@ -14,7 +14,8 @@ const status = document.getElementById('status')
 const clients = document.getElementById('clients')
 const newest = document.getElementById('newest')
 
-const source = new SseClient('/events/')
+// Someone is looking: after a failure it is never away for much longer than the server asks for.
+const source = new SseClient('/events/', { retry: { max: 5_000 } })
 source.addEventListener('message', event => append('message', event.data))
 source.addEventListener('clients', event => {
   clients.textContent = `${event.data} ${event.data === '1' ? 'browser' : 'browsers'} right now`

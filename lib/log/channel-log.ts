@@ -113,6 +113,7 @@ export class ChannelLog<M extends Member = Member> {
   shift (): Item {
     const item = this.oldest!
     this.base = item.seq
+    this.#items[this.#start] = undefined as never // or it would be held until the rest is moved
     if (++this.#start * 2 > this.#items.length) {
       this.#items = this.#start === this.#items.length ? NOTHING : this.#items.slice(this.#start)
       this.#start = 0

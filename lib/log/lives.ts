@@ -23,6 +23,12 @@ export class Lives {
     return formatCursor(lives[i]!.id, seq)
   }
 
+  /** The cursor is of a life that is not known: of another log, or of one that began since the backplane told. */
+  isUnknown (cursor: string): boolean {
+    const place = parseCursor(cursor)
+    return place !== undefined && !this.#lives.some(({ id }) => id === place.life)
+  }
+
   /** The sequence number that a cursor names, where it can be proved what came after it. It may be newer than the head. */
   placeOf (cursor: string): number | undefined {
     const place = parseCursor(cursor)

@@ -3,6 +3,8 @@ import type { ChannelLog, Item } from './channel-log.ts'
 
 /** What waits to be offered may make a channel log longer than its limit: so many entries at least, and twice the limit at most. */
 const LEAST_ROOM = 128
+/** And all of them together so many bytes at least: an event that is larger than the limit is delivered all the same. */
+const LEAST_ROOM_BYTES = 4 * 1024 * 1024
 
 /** Entries in the order in which they came. */
 class Chain {
@@ -97,7 +99,7 @@ export class Store {
     if (this.frozen) return
     const oldest = (): Item | undefined => this.#events.oldest ?? this.#values.oldest
     for (let item = oldest(); item !== undefined && this.bytes > this.#maxBytes; item = oldest()) {
-      if (item.seq > this.offered && this.bytes <= 2 * this.#maxBytes) break
+      if (item.seq > this.offered && this.bytes <= this.#room && item.channels.some(name => this.#logs.get(name)?.members.size)) break
       for (const name of item.channels) {
         const log = this.#logs.get(name)
         if (log === undefined || item.seq <= log.base) continue
@@ -108,6 +110,8 @@ export class Store {
       }
     }
   }
+
+  get #room (): number { return Math.max(LEAST_ROOM_BYTES, 2 * this.#maxBytes) }
 
   /** Says that what lies up to here was offered to every stream that could take it, and evicts. */
   release (offered: number, now: number): void {

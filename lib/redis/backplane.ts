@@ -28,7 +28,6 @@ export class RedisBackplane implements SharedBackplane {
   /** They serve: `mended` was called, and not `broken`. */
   #serving: Pair | undefined
   #error = new Error('not connected')
-  /** Subscriptions that are not confirmed. */
   readonly #subscribing = new Set<Promise<void>>()
   /** The newest that was heard over the present pair. */
   #heard = 0
@@ -228,7 +227,8 @@ export class RedisBackplane implements SharedBackplane {
       await pair.ping()
       if (pair === this.#serving) this.#receiver!.advance(place)
     } catch (error) {
-      pair.end(error as Error)
+      // Else it has been replaced, or close() still waits for answers over it.
+      if (pair === this.#serving) pair.end(error as Error)
     }
   }
 

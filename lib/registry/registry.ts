@@ -11,7 +11,7 @@ import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { SseStream } from '../stream/sse-stream.ts'
 import type { Stream, StreamEvents, StreamHost } from '../stream/stream.ts'
-import { checkFields, measureEvent, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
+import { checkFields, measureEvent, twoArguments, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
 import { ChannelHandle, type EndOptions, type PublishFromOptions } from './channel.ts'
 import { Publisher } from './publisher.ts'
 import { makeCounters, type SseStats } from './stats.ts'
@@ -105,7 +105,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   /** @param more nothing: it is there for those who take publish() for emit() */
   publish (channels: unknown, event: SseEvent | string, ...more: unknown[]): Promise<string> {
-    return this.logged(more.length === 0 ? this.append(channels, event) : Promise.reject(twoArguments(event, more[0])), 'publish failed')
+    return this.logged(more.length === 0 ? this.append(channels, event) : Promise.reject(twoArguments('publish', event, more[0])), 'publish failed')
   }
 
   /** As publish(), for those who see to its failure. */
@@ -155,6 +155,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
       const abort = (): void => publisher.stop('aborted')
       if (signal?.aborted === true) abort()
       signal?.addEventListener('abort', abort, { once: true })
+      this.publishers.set(publisher, Promise.resolve('')) // from the first call of the source on
       const running = publisher.run(source).finally(() => {
         signal?.removeEventListener('abort', abort)
         this.publishers.delete(publisher)
@@ -304,10 +305,6 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 function hasStream (members: ReadonlySet<Mover>): boolean {
   for (const { reader } of members) if (reader !== undefined) return true
   return false
-}
-
-function twoArguments (first: unknown, second: unknown): Error {
-  return new SSE_ERR_INVALID_EVENT('event', 'must be one object or string: write publish({ event: name, data })', `${received(first)} and ${received(second)}`)
 }
 
 function checkName (name: unknown): string {

@@ -124,7 +124,8 @@ export class Reader<M extends Member> {
   /** Asks what is not known yet of the place where a subscription starts. */
   #find ({ log }: Subscription<M>, resume: Resume): boolean {
     const place = this.#place(resume)
-    if (place !== undefined && place > this.#log.head) {
+    const mayBeNewer = place === undefined ? resume.cursor !== null && this.#log.lives.isUnknown(resume.cursor) : place > this.#log.head
+    if (mayBeNewer) {
       resume.question ??= this.#log.ask(log)
       if (resume.question.newest === undefined) return false
     }

@@ -7,7 +7,7 @@ import type { ChannelLog, Member } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
 import { checkSubscribeOptions, isRetry, type ResolvedOptions } from '../options.ts'
 import { makeFrame, type Frame } from '../wire/chunk.ts'
-import { encodeComment, encodeCursor, encodeEvent, encodeRetry, type EventFields, type SseEvent } from '../wire/event.ts'
+import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type EventFields, type SseEvent } from '../wire/event.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
 import { PIECE_BYTES, type Pieces } from './pieces.ts'
@@ -172,9 +172,10 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   // Its own events
 
-  send (event: SseEvent | string): Promise<boolean> {
+  send (event: SseEvent | string, ...more: unknown[]): Promise<boolean> {
     if (this.state === 'closed') return NO
     try {
+      if (more.length > 0) throw twoArguments('send', event, more[0])
       const fields = this.#host.checkEvent(event)
       if (fields.id !== undefined && this.#subscribed) {
         throw new SSE_ERR_INVALID_EVENT('id', 'is not for send() on a subscribed stream: ids belong to the log there', received(fields.id))
@@ -205,11 +206,13 @@ export class Stream implements SseStream, Member, OutletOwner {
     return this.#room.promise
   }
 
-  #flushOwn (): void {
-    if (this.#own.text === '') return
+  /** @returns whether there was something */
+  #flushOwn (): boolean {
+    if (this.#own.text === '') return false
     const { text, bytes, events } = this.#own.take()
     this.#events += events
     this.#write(makeFrame(text, bytes))
+    return true
   }
 
   #makeRoom (): void {
@@ -297,9 +300,14 @@ export class Stream implements SseStream, Member, OutletOwner {
         const prime = reader.takePrime()
         if (prime !== undefined) this.#own.wrap('', encodeCursor(prime))
       }
-      this.#flushOwn()
+      const wrote = this.#flushOwn()
       this.#makeRoom()
       if (this.blocked) return false
+      if (wrote && this.reader !== undefined) {
+        // What listeners and hooks did meanwhile may have moved the ground: looked at again before anything is taken from it.
+        if (--pieces === 0) return true
+        continue
+      }
       if (reader === undefined) {
         if (this.#heartbeatDue) this.#write(HEARTBEAT)
         return false

@@ -136,3 +136,8 @@ function toText (data: unknown, serialize: (data: unknown) => string): string {
   if (typeof text !== 'string') throw new SSE_ERR_INVALID_EVENT('data', `must serialize to a string, not to ${received(text)}`, received(data))
   return text
 }
+
+/** A name and its data given as two arguments, as other libraries take them: the second would be lost. */
+export function twoArguments (method: string, first: unknown, second: unknown): Error {
+  return new SSE_ERR_INVALID_EVENT('event', `must be one object or string: write ${method}({ event: name, data })`, `${received(first)} and ${received(second)}`)
+}

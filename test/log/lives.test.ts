@@ -18,6 +18,7 @@ test('a cursor is good up to the end of its life, and as far back as nothing was
   t.same(good, [100, 120, 200, 300, 1_295])
   // Past the end, of before the loss, of no life, no cursor.
   t.same(['b-3d', 'c-5l', 'a-1', 'x-1', 'd'].map(cursor => LIVES.placeOf(cursor)), Array(5).fill(undefined))
+  t.same(['b-3d', 'a-1', 'x-1', 'd'].map(cursor => LIVES.isUnknown(cursor)), [false, false, true, false])
   t.equal(LIVES.edge, 100)
   t.equal(LIVES.id, 'd')
   t.end()

@@ -133,17 +133,17 @@ t.test('what is watched while the pair is made anew, is watched when it is mende
     proxy.cut()
     const names: string[] = []
     await until('it is mended', () => {
-      // In every state of the connection.
+      // In every state of the connection; while new ones come without end, and faster than answers, it would wait for their end.
       const name = `new ${round} ${names.length}`
       names.push(name)
-      one.backplane.watch([name])
+      if (names.length < 60) one.backplane.watch([name])
       return one.follower.serving && one.follower.count('mended') === round + 2
     })
     const heard = new Set<string>()
     const { hear } = one.follower
     one.follower.hear = entry => { heard.add(entry.channels[0]!) }
     // The last one was watched after it was mended, and the promise was not waited for.
-    names.pop()
+    names.splice(Math.min(names.length - 1, 59))
     await Promise.all(names.map(name => trial.publish(two, [name])))
     await until(`all of ${names.length} were heard, not ${heard.size}`, () => heard.size >= names.length, 3_000)
     one.follower.hear = hear

@@ -297,7 +297,7 @@ t.test('an end while a stream is closing: it closes for its own reason, once', a
   await settled({ client, stream })
   const ending = a.end()
   stream.close()
-  await Promise.all([ending, stream.done])
+  await Promise.all([ending, stream.closed])
   await ended(client)
   t.match(app.sse.stats().closed, { server: 1, end: 0 })
   t.strictSame(ends(client), [])
@@ -874,17 +874,18 @@ t.test('a source is no reader: size and stats() do not count it', async t => {
   const client = await open('a')
   t.equal(a.size, 1)
   const sizes: number[] = []
-  const { append } = app.sse as unknown as { append: unknown }
-  t.type(append, 'function')
   const other = app.sse.channel('c')
   await open('c')
-  const short = other.publishFrom(['x'], { end: false })
+  const short = other.publishFrom((function * () {
+    sizes.push(other.size)
+    yield 'x'
+  })(), { end: false })
   for (let i = 0; i < 20; i++) {
     sizes.push(other.size)
     await null
   }
   await short
-  t.strictSame(new Set(sizes.slice(1)), new Set([1]), 'nor while it ends')
+  t.strictSame(new Set(sizes), new Set([1]), 'nor while it begins and ends')
   await a.end()
   await publishing
   await ended(client)
@@ -1018,6 +1019,25 @@ t.test('with Redis', { skip: noRedis }, async t => {
     t.equal((await Promise.all(numbers(200).map(n => two.open(`c${n}`)))).filter(({ status }) => status === 204).length, 200)
   })
 
+  await t.test('while Redis is slow to answer, a response is held, and is 204 then; a channel that ends meanwhile reaches its reader', async t => {
+    const [one, two] = [await process(t, 'k7'), await process(t, 'k7')]
+    const cursor = await one.a.end()
+    server.freeze()
+    let answered = false
+    const asking = two.open('a', { lastEventId: cursor })
+    asking.then(() => { answered = true }, () => {})
+    const live = two.open('b')
+    const ending = Promise.all([one.b.publish('1'), one.b.end()])
+    await sleep(300)
+    t.equal(answered, false)
+    server.thaw()
+    t.equal((await within(asking, 'the answer')).status, 204)
+    await ending
+    const client = await live
+    await ended(client)
+    t.strictSame(client.events.map(({ event, data }) => event ?? data), ['1', 'sse.end'])
+  })
+
   await t.test('while Redis is away the response opens after a second, and is told by a gap, or the end, when Redis is back', async t => {
     const away = await RedisServer.start(t, { aof: true })
     const client = new Redis(away.url, { lazyConnect: true })
@@ -1046,7 +1066,7 @@ t.test('with Redis', { skip: noRedis }, async t => {
     fresh.leave()
   })
 
-  t.equal(apps, 13)
+  t.equal(apps, 15)
 })
 
 t.test('nothing was left unhandled', async t => {

@@ -1,4 +1,4 @@
-import type { HeardEntry, Kept, NewEntry, Place, Receiver, SharedBackplane } from '../../lib/log/backplane.ts'
+import type { Kept, NewEntry, Place, Receiver, SharedBackplane } from '../../lib/log/backplane.ts'
 import { formatCursor } from '../../lib/log/cursor.ts'
 import { Lives } from '../../lib/redis/lives.ts'
 import { Connection } from './connection.ts'
@@ -199,7 +199,7 @@ export class ModelBackplane implements SharedBackplane {
   read (name: string, after: number): Promise<Kept> {
     return this.#question({ type: 'read', name, after }, ({ life, rows, floor, last, ended, time }) => ({
       life,
-      entries: rows!.map(row => ({ ...this.#entry(row), age: this.#cluster.scale(Math.max(0, time! - row.time)) })),
+      entries: rows!.map(({ seq, channels, kind, data, time: at }) => ({ seq, channels, kind, event: undefined, data, serialized: false, age: this.#cluster.scale(Math.max(0, time! - at)) })),
       floor: floor!,
       last: last!,
       ended: ended!
@@ -251,11 +251,8 @@ export class ModelBackplane implements SharedBackplane {
     if (this.#pair !== pair) return
     this.#heard = this.#world.now
     this.#lives.see({ life: row.life, seq: row.seq })
-    this.#receiver.hear({ ...this.#entry(row), life: row.life, prevs: row.prevs })
+    const { seq, channels, kind, data, life, prevs } = row
+    this.#receiver.hear({ seq, channels, kind, event: undefined, data, serialized: false, life, prevs })
     if (pair.up && this.#lives.state(row.life) === 'unknown') this.#doubt(pair)
-  }
-
-  #entry ({ seq, channels, kind, data }: Row): Omit<HeardEntry, 'life' | 'prevs'> {
-    return { seq, channels, kind, event: undefined, data, serialized: false }
   }
 }

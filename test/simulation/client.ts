@@ -49,6 +49,7 @@ export class Client {
   #names: Set<string>
   #ids: string[] = []
   readonly #rewind: number | undefined
+  #stopped = false
 
   constructor (world: World, truth: Truth, habits: Habits, sessions: Session[]) {
     this.#world = world
@@ -80,7 +81,7 @@ export class Client {
 
   #connectLater (): void {
     this.#world.at(this.#world.int(1, 300), () => {
-      if (this.stream === undefined) this.#connect()
+      if (this.stream === undefined && !this.#stopped) this.#connect()
     })
   }
 
@@ -132,6 +133,9 @@ export class Client {
 
   /** Its stream has nothing more to say. */
   get rests (): boolean { return this.stream?.rests === true }
+
+  /** It does not come back. */
+  stop (): void { this.#stopped = true }
 
   /** All of its channels have ended, so that no stream of it lasts. */
   isThrough (ended: ReadonlySet<string>): boolean {

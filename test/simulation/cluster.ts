@@ -19,13 +19,14 @@ export class Servers {
   #old: Server | undefined
   #snapshots: Data[] = []
 
-  constructor (world: World, truth: Truth, limits: ServerLimits, channels: readonly string[]) {
+  /** @param lossy what was acknowledged may be lost, so older data is to be remembered */
+  constructor (world: World, truth: Truth, limits: ServerLimits, channels: readonly string[], lossy: boolean) {
     this.#world = world
     this.#truth = truth
     this.#limits = limits
     this.#channels = channels
     this.master = this.#server(new Data())
-    this.#snapshot()
+    if (lossy) this.#snapshot()
   }
 
   #server (data: Data, skew = 0, runId?: string): Server {

@@ -50,7 +50,8 @@ export const MUTATIONS: readonly Mutation[] = [
 
   one('older entries not read', 'calm', READER, '? place! >= log.base : log.events >= wanted(log, resume)) return true', '? true : log.events >= wanted(log, resume)) return true'),
   one('a read of older entries lost with its connection', 'hasty', READER, ' || (!resume.older.done && resume.older !== log.askingOlder)', ''),
-  one('a cursor newer than the head is unknown', 'hasty', READER, 'if (place !== undefined && place > this.#log.head)', 'if (place === -1)'),
+  one('a cursor newer than the head is unknown', 'hasty', READER, 'if (mayBeNewer)', 'if (place === -1)'),
+  one('a life that began elsewhere is unknown', 'planned', READER, 'resume.cursor !== null && this.#log.lives.isUnknown(resume.cursor)', 'false'),
   one('what went out repeated after going back', 'calm', READER, 'seen: Math.max(subscription.seen, stood)', 'seen: subscription.seen'),
   one('no fresh cursor after going back', 'calm', READER, 'return this.cursor < this.#reached', 'return false'),
   one('no gap for a channel joined late', 'calm', READER, 'cursor !== null || late', 'cursor !== null'),

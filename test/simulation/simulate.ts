@@ -37,7 +37,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   const truth = new Truth()
   const sessions: Session[] = []
   const limits: ServerLimits = { maxEvents: mode.maxEvents ?? Infinity, retention: mode.retention ?? Infinity, silentDrop: mode.silentDrop ?? 0 }
-  const servers = mode.memory === true ? undefined : new Servers(world, truth, limits, CHANNELS)
+  const servers = mode.memory === true ? undefined : new Servers(world, truth, limits, CHANNELS, mode.late === true)
 
   const isLatest = (name: string): boolean => mode.latest === true && name === 'b'
   const options: ProcessOptions = {
@@ -140,7 +140,8 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   for (const channel of CHANNELS) for (let n = 0; n < 3; n++) world.at(n * 50, () => publish(processes[0]!, [channel]))
   const ended = new Set<string>()
   for (const { kind, channels } of truth.facts.values()) if (kind === 'end') for (const channel of channels) ended.add(channel)
-  const isWell = (client: Client): boolean => client.rests || client.isThrough(ended)
+  const isWell = (client: Client): boolean => client.rests || (client.isThrough(ended) && client.stream === undefined)
+  for (const client of clients) if (client.isThrough(ended)) client.stop()
   // A heartbeat may be on its way.
   for (let time = FAULTY + CALM; time < FAULTY + 2 * CALM; time += 100) {
     await world.until(time)

@@ -5,7 +5,7 @@ import { simulate } from './simulate.ts'
 import { Workshop } from './variant.ts'
 
 /** Of each mode. `run.ts` runs as many as you like. */
-const SEEDS = 100
+const SEEDS = 50
 const SMALL_SEEDS = 25
 
 /** The first of so many seeds that fails, and its complaints. */

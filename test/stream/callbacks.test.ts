@@ -6,14 +6,14 @@ import { data, numbers, start, turn } from './driving.ts'
 
 /** What is done to a stream from inside something that is called while streams are moved. */
 const ACTS: Record<string, (stream: SseStream, sse: SseRegistry) => unknown> = {
-  'throws': () => { throw new Error('thrown by the test') },
+  throws: () => { throw new Error('thrown by the test') },
   'closes the stream': stream => { stream.close().catch(t.fail) },
   'subscribes, from further back': stream => stream.subscribe(['a', 'c'], { lastEventId: 'garbage' }),
   'subscribes, and closes': stream => stream.subscribe('c').close(),
   'unsubscribes from everything': stream => stream.unsubscribe(['a', 'b', 'c']),
   'unsubscribes, and subscribes again': stream => stream.unsubscribe(['a', 'b']).subscribe('a'),
   'publishes to its channels': (stream, sse) => { for (const channel of ['a', 'b', 'c']) sse.publish(channel, 'from inside').catch(t.fail) },
-  'sends': stream => { stream.send('from inside').catch(t.fail) },
+  sends: stream => { stream.send('from inside').catch(t.fail) },
   'sends more than fits into one write': stream => stream.send('x'.repeat(100_000)),
   'sends, and closes': stream => { stream.send('from inside').catch(t.fail); stream.close({ retry: 5 }).catch(t.fail) }
 }
@@ -196,4 +196,33 @@ t.test('a channel that "history.channel" refuses leaves nothing of the call behi
   t.match(app.sse.stats(), { subscriptions: 1, channels: 1 })
   await app.sse.publish('a', 'goes on')
   await client.first(1)
+})
+
+t.test('what a listener of "gap" publishes takes nothing away in silence from a channel that the gap does not name', async t => {
+  const { app, drive } = await start(t, { history: { maxEvents: 5 } })
+  app.sse.once('gap', () => { for (const text of numbers(1, 300)) app.sse.publish('a', text).catch(t.fail) })
+  const { client, stream } = await drive(stream => stream.subscribe('a'))
+  await turn()
+  for (const text of ['x', 'y', 'z']) app.sse.publish('a', text).catch(t.fail)
+  stream.subscribe('b', { lastEventId: 'garbage' })
+  await until(() => data(client).includes('300'))
+  t.match(client.gaps[0], { reason: 'unknown', channels: ['b'] })
+  t.ok(data(client).includes('x') || client.gaps.some(({ channels }) => channels.includes('a')), `${JSON.stringify(client.gaps)}, and events from ${data(client)[0]}`)
+})
+
+t.test('a hook\'s stream that throws in a write that send() makes closes that stream', async t => {
+  const app = await build(t, {}, logger([], 'fatal'))
+  let stream: SseStream | undefined
+  app.get('/', {
+    onSend: async (request, reply, payload) => (payload as Readable).pipe(new Transform({
+      transform (chunk, encoding, done) {
+        if (chunk.length > 50_000) throw new Error('thrown by the test')
+        done(null, chunk)
+      }
+    })).on('error', () => {})
+  }, (request, reply) => { stream = reply.sse(); return reply })
+  const client = await connect(await listen(app))
+  t.equal(await within(stream!.send('x'.repeat(100_000)), 'send()'), false)
+  t.equal(await within(stream!.closed, 'the stream'), 'error')
+  await soon(() => client.closed === 'aborted', 'the connection to break')
 })

@@ -153,7 +153,7 @@ export class World {
     const rewind = this.#chance() < 0.2 ? [1, 3, Infinity][this.#below(3)]! : 0
     if (rewind > 0) options.rewind = rewind
     const explicit = this.#chance() < 0.3
-    const head = this.#head(connection.process)
+    let head = this.#head(connection.process)
     let place: Place = 'head'
     if (explicit) {
       const given = this.#chance() < 0.25 ? null : this.#cursor(connection.process)
@@ -164,6 +164,8 @@ export class World {
       // It is late, or not: whether its first place was found by then cannot be told from outside.
       place = late || connection.handled ? 'anywhere' : connection.came.place
       connection.doubtful ||= place === 'anywhere'
+      // Its client may be ahead of this process.
+      if (typeof connection.came.place === 'number') head = Math.max(head, connection.came.place)
     }
     const some: Array<string | Channel> = this.#chance() < 0.5 ? channels : channels.map(name => this.#apps[connection.process]!.sse.channel(name))
     connection.steps.push({ what: 'joined', channels, filter, place, explicit, rewind, inside: connection.inside > 0, head })

@@ -1,7 +1,6 @@
 import t from 'tap'
 import { blocks, until } from '../client.ts'
-import { block, data, numbers, settled, sleep, start, turn } from './driving.ts'
-import { SharedLog } from './shared-log.ts'
+import { data, numbers, settled, start, turn } from './driving.ts'
 
 // Last-Event-ID
 

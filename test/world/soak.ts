@@ -25,7 +25,7 @@ import { parseArgs } from 'node:util'
 import { writeHeapSnapshot } from 'node:v8'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
-import sse, { memoryBackplane, type Backplane, type Receiver, type SseItem, type SseSource, type SseStats, type SseStream, type StoredEvent } from '../../lib/index.ts'
+import sse, { memoryBackplane, type Backplane, type Receiver, type SharedBackplane, type SseItem, type SseSource, type SseStats, type SseStream, type StoredEvent } from '../../lib/index.ts'
 import { redisBackplane } from '../../lib/redis/index.ts'
 import { readBlock } from '../client.ts'
 import { Dice } from '../faults/model.ts'
@@ -226,7 +226,20 @@ function watched (backplane: Backplane, note: (channels: readonly string[], curs
     restarted: (lives, head) => receiver.restarted(lives, head),
     endOf: name => receiver.endOf(name)
   })
-  return Object.assign(Object.create(backplane) as Backplane, { ...backplane, open: (receiver: Receiver) => backplane.open(watching(receiver)) })
+  const own: Backplane = {
+    open: receiver => backplane.open(watching(receiver)),
+    append: entry => backplane.append(entry),
+    close: () => backplane.close()
+  }
+  if (!('watch' in backplane)) return own
+  const shared = backplane as SharedBackplane
+  const rest: Omit<SharedBackplane, keyof Backplane> = {
+    watch: names => shared.watch(names),
+    unwatch: names => shared.unwatch(names),
+    read: (name, after, newest) => shared.read(name, after, newest),
+    seq: () => shared.seq()
+  }
+  return Object.assign(own, rest)
 }
 
 function routes (app: FastifyInstance, newest: () => number): State['sources'] {

@@ -19,7 +19,7 @@ function read () {
   stop.onclick = () => fetch(`/answers/${id}`, { method: 'DELETE' })
   show('connecting')
 
-  const reader = source = new SseClient(`/answers/${id}`)
+  const reader = source = new SseClient(`/answers/${id}`, { retry: { max: 5_000 } })
   let over = false
   reader.addEventListener('question', event => { asked.textContent = event.data })
   reader.addEventListener('token', event => {

@@ -98,7 +98,7 @@ function measure () {
   fetch('/monitor/probe', { method: 'POST', body: probe.token }).catch(() => { probe = undefined })
 }
 
-const source = new SseClient('/monitor', { parse: (text, type) => type === 'probe' ? text : JSON.parse(text) })
+const source = new SseClient('/monitor', { retry: { max: 5_000 }, parse: (text, type) => type === 'probe' ? text : JSON.parse(text) })
 source.addEventListener('samples', ({ data }) => {
   // What this page has measured itself is not in them.
   const measured = new Map(samples.map(({ at, latency }) => [at, latency]))

@@ -29,7 +29,7 @@ function read () {
   for (const symbol of chosen) if (!cards.has(symbol)) cards.set(symbol, makeCard(symbol))
   element('prices').append(...chosen.map(symbol => cards.get(symbol).section))
   if (chosen.length === 0) return show('nothing chosen')
-  source = new SseClient(`/prices?symbols=${chosen}`, { parse: JSON.parse })
+  source = new SseClient(`/prices?symbols=${chosen}`, { retry: { max: 5_000 }, parse: JSON.parse })
   source.addEventListener('trade', ({ data }) => take(data))
   source.addEventListener('status', ({ status }) => {
     if (status === 'closed') return
