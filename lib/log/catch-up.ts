@@ -52,6 +52,11 @@ export class CatchUp<M extends Member> {
 
   close (): void { this.#closed = true }
 
+  /** Whatever failed is asked again, unless the backplane is closed. */
+  #later (again: () => void): void {
+    this.#clock.after(AGAIN, () => { if (!this.#closed) again() })
+  }
+
   /** The head has moved: what answers have brought may go out. */
   moved (head: number): void {
     for (const log of this.#ahead) {
@@ -94,7 +99,7 @@ export class CatchUp<M extends Member> {
   }
 
   #loadLater (log: ChannelLog<M>, asking: object): void {
-    this.#clock.after(AGAIN, () => {
+    this.#later(() => {
       if (log.asking !== asking) return
       log.asking = undefined
       this.load(log)
@@ -144,7 +149,7 @@ export class CatchUp<M extends Member> {
 
   #sendOlder (log: ChannelLog<M>, asking: Older): void {
     const { base } = log
-    const again = (): void => this.#clock.after(AGAIN, () => { if (log.askingOlder === asking) this.#sendOlder(log, asking) })
+    const again = (): void => this.#later(() => { if (log.askingOlder === asking) this.#sendOlder(log, asking) })
     this.#shared.read(log.name, 0).then(kept => {
       if (log.askingOlder !== asking) return
       // What was evicted here meanwhile must be in the answer, or it would be a hole.
@@ -186,7 +191,7 @@ export class CatchUp<M extends Member> {
   }
 
   #send (question: Question): void {
-    const again = (): void => { if (!this.#closed) this.#clock.after(AGAIN, () => this.#send(question)) }
+    const again = (): void => this.#later(() => this.#send(question))
     this.#shared.seq().then(({ life, seq }) => {
       if (life !== this.#host.life) return again()
       question.newest = seq

@@ -105,6 +105,7 @@ export class Log<M extends Member = Member> implements Receiver {
   /** Joins a channel: from here on what comes for it is held. */
   join (name: string, member: M): ChannelLog<M> {
     const log = this.#logOf(name)
+    this.store.trim(log, this.#clock.now())
     log.members.add(member)
     this.#idle.delete(log)
     return log

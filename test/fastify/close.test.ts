@@ -170,8 +170,8 @@ t.test('app.close() with a blocked client that reads on in time: it gets all and
   await told(t, [client])
 })
 
-t.test('app.close() with sources in the middle: each is told, at once, and their clients too', async t => {
-  const app = await build(t)
+t.test('app.close() with sources in the middle: and drain.finish 0: each is told, at once, and their clients too', async t => {
+  const app = await build(t, { drain: { finish: 0 } })
   const ends: string[] = []
   async function * patient (): AsyncGenerator<string> {
     try {
