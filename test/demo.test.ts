@@ -264,10 +264,15 @@ t.test('a page that has many lines', { skip }, async t => {
   complete(t, await shown(page), 'the newest ones')
   t.equal((await shown(page)).length, 300, 'older lines go')
   const distance = () => page.locator('#messages').evaluate(log => log.scrollHeight - log.scrollTop - log.clientHeight)
-  t.ok(await distance() < 30, 'the newest line is in view')
+  // A line may have been added, and not been scrolled to yet.
+  const follows = async () => {
+    for (let i = 0; i < 100; i++) if (await distance() < 30) return true
+    return false
+  }
+  t.ok(await follows(), 'the newest line is in view')
   await page.setViewportSize({ width: 320, height: 480 })
   await atLeast(page, later + 25)
-  t.ok(await distance() < 30, 'on a smaller screen too')
+  t.ok(await follows(), 'on a smaller screen too')
   t.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320, 'which does not scroll sideways')
 
   await page.locator('#messages').evaluate(log => { log.scrollTop -= 2_000 })

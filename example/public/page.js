@@ -42,6 +42,7 @@ function append (kind, text) {
 }
 
 function flush () {
+  keepAtBottom()
   const follow = isAtBottom()
   for (const { kind, text } of waiting) {
     const line = document.createElement('p')
@@ -63,13 +64,23 @@ function toBottom () {
   messages.scrollTop = messages.scrollHeight
 }
 
+let size = ''
+
+/** A phone was turned, or the lines above need more room: who followed goes on following. A flush may come before the observer. */
+function keepAtBottom () {
+  const { clientWidth, clientHeight } = messages
+  if (size === `${clientWidth} ${clientHeight}`) return
+  size = `${clientWidth} ${clientHeight}`
+  if (newest.hidden) toBottom()
+}
+
 function settle () {
   newest.hidden = isAtBottom()
 }
 
 messages.addEventListener('scroll', settle, { passive: true })
-new ResizeObserver(() => { // a phone was turned, or the lines above need more room
-  if (newest.hidden) toBottom()
+new ResizeObserver(() => {
+  keepAtBottom()
   settle()
 }).observe(messages)
 newest.addEventListener('click', () => {

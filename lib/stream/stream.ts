@@ -241,7 +241,10 @@ export class Stream implements SseStream, Member, OutletOwner {
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this {
     const names = this.#host.namesOf(channel)
     // While it closes its reader is still there, for listeners to look at.
-    if (this.state !== 'closed') this.#left(this.reader?.leave(names) ?? [])
+    if (this.state === 'closed' || this.reader === undefined) return this
+    this.#left(this.reader.leave(names))
+    // The channel that it left may be what held it.
+    this.#host.ready(this)
     return this
   }
 
@@ -263,7 +266,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     const due = reader.takeGaps()
     if (due === undefined) return
     const { gaps, cursor } = due
-    this.#own.wrap(gaps.map(gap => encodeEvent({ id: cursor, event: 'sse.gap', data: JSON.stringify(gap) })).join(''), '')
+    // The id comes with the last one: a client that drops between two comes back without it, and is told both again.
+    this.#own.wrap(gaps.map((gap, i) => encodeEvent({ id: i === gaps.length - 1 ? cursor : undefined, event: 'sse.gap', data: JSON.stringify(gap) })).join(''), '')
     for (const { reason, channels } of gaps) {
       this.#events++
       this.#host.counters.gaps++
@@ -323,8 +327,9 @@ export class Stream implements SseStream, Member, OutletOwner {
       if (--pieces === 0) return !this.blocked
     }
     const { reader } = this
-    if (reader!.ended && !this.feeding) this.end('end')
-    else if (this.#heartbeatDue || reader!.owesCursor) this.#write(reader!.freshCursor())
+    const ends = reader!.ended && !this.feeding
+    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor())
+    if (ends) this.end('end')
     return false
   }
 

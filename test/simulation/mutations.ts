@@ -74,6 +74,7 @@ export const SMALL: readonly Edit[] = [
   { file: LOG, text: 'const A_SWEEP = 10_000', replacement: 'const A_SWEEP = 2' },
   { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 2_000' },
   { file: STORE, text: 'const LEAST_ROOM = 128', replacement: 'const LEAST_ROOM = 2' },
+  { file: STORE, text: 'const LEAST_ROOM_BYTES = 4 * 1024 * 1024', replacement: 'const LEAST_ROOM_BYTES = 1' },
   { file: FORGOTTEN, text: 'const REMEMBERED = 10_000', replacement: 'const REMEMBERED = 1' },
   { file: REDIS_LIVES, text: 'const REMEMBERED = 16', replacement: 'const REMEMBERED = 8' },
   { file: PIECES, text: 'const SHARED_KINDS = 8', replacement: 'const SHARED_KINDS = 1' },

@@ -51,7 +51,7 @@ export class Session {
   readonly #world: World
   readonly #truth: Truth
   /** Spans of which the stream has moved to the start, but nothing came yet. */
-  #arriving: Span[] = []
+  #arriving: Array<{ readonly span: Span, readonly first: number }> = []
   /** Channels on which it went back, on this connection. */
   readonly wentBack = new Set<string>()
 
@@ -93,8 +93,7 @@ export class Session {
 
   arrived (span: Span): void {
     if (span.first !== Infinity) return
-    this.#arriving.push(span)
-    this.items.push({ type: 'back', time: this.#world.now, channel: span.channel })
+    this.#arriving.push({ span, first: this.items.push({ type: 'back', time: this.#world.now, channel: span.channel }) })
   }
 
   part (span: Span, id: string | null): void {
@@ -111,7 +110,7 @@ export class Session {
 
   cursorCame (id: string, isGap: boolean): void {
     const order = this.#truth.orderOf(id)
-    for (const span of this.#arriving) span.first = this.items.length
+    for (const { span, first } of this.#arriving) span.first = first
     this.#arriving = []
     for (const span of this.spans) if (span.first <= this.items.length && span.settled === Infinity) span.settled = this.#world.now
     if (order < this.place && this.wentBack.size === 0 && !isGap) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)

@@ -96,7 +96,8 @@ export class Stream implements Member {
       if (!this.#settle()) return false
       this.#flushMarks()
       const due = reader.takeGaps()
-      if (due !== undefined) for (const gap of due.gaps) this.#write(encodeEvent({ id: due.cursor, event: 'sse.gap', data: JSON.stringify(gap) }))
+      // Only the last one has the cursor: who is cut off before it comes back to all of them.
+      due?.gaps.forEach((gap, i, { length }) => this.#write(encodeEvent({ id: i === length - 1 ? due.cursor : undefined, event: 'sse.gap', data: JSON.stringify(gap) })))
       this.#prime()
       if (this.blocked) return false
       const step = reader.step()
