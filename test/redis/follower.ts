@@ -101,7 +101,7 @@ export class Follower implements Receiver {
     const answer = await this.#backplane.read(name, channel.last).catch(() => undefined)
     if (generation !== this.#generation) return
     if (answer === undefined || answer.life !== this.life) {
-      setTimeout(() => { if (generation === this.#generation) this.#load(name) }, 30)
+      setTimeout(() => { if (generation === this.#generation) this.#load(name) }, 30).unref()
       return
     }
     if (answer.floor > channel.last) channel.items.push({ at: performance.now(), gap: 'floor' })
