@@ -10,7 +10,8 @@ import { kRegistry, isChannel, type Channel, type ChannelOrName, type EventsOf, 
 import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { SseStream } from '../stream/sse-stream.ts'
-import type { Stream, StreamEvents, StreamHost } from '../stream/stream.ts'
+import type { StreamEvents, StreamHost } from '../stream/host.ts'
+import type { Stream } from '../stream/stream.ts'
 import { checkFields, measureEvent, twoArguments, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
 import { ChannelHandle, type EndOptions, type PublishFromOptions } from './channel.ts'
 import { Publisher } from './publisher.ts'
@@ -53,7 +54,7 @@ export interface StreamKeeper {
 /** As long as any cursor that a log hands out, for measuring. */
 const ID = 'x'.repeat(24)
 
-export class Registry extends EventEmitter<SseRegistryEvents> implements StreamHost {
+export class Registry extends EventEmitter<SseRegistryEvents> implements StreamHost<Stream> {
   readonly streams = new Set<Stream>()
   readonly options: ResolvedOptions
   readonly log: Log<Mover>

@@ -1,71 +1,19 @@
 import type { ServerResponse } from 'node:http'
 import type { Writable } from 'node:stream'
 import { AsyncResource } from 'node:async_hooks'
-import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import type { ChannelLog, Member } from '../log/channel-log.ts'
-import type { Log } from '../log/log.ts'
-import { checkSubscribeOptions, isRetry, type ResolvedOptions } from '../options.ts'
+import { checkSubscribeOptions, isRetry } from '../options.ts'
 import { makeFrame, type Frame } from '../wire/chunk.ts'
-import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type EventFields, type SseEvent } from '../wire/event.ts'
+import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
+import type { ChannelOrName } from './channel.ts'
+import type { StreamHost } from './host.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
-import { PIECE_BYTES, type Pieces } from './pieces.ts'
-import { Reader, type GapReason } from './reader.ts'
-import type { ChannelOrName } from './channel.ts'
+import { PIECE_BYTES } from './pieces.ts'
+import { Reader } from './reader.ts'
 import type { CloseReason, SseOptions, SseStream, SubscribeOptions } from './sse-stream.ts'
-
-/** What is told of streams. */
-export interface StreamEvents {
-  /** The response head of a stream has left. */
-  open: [{ stream: SseStream }]
-  /** A stream that was open is closed. `bytes` are those of the body, `events` those that fire in a client. */
-  close: [{ stream: SseStream, reason: CloseReason, durationMs: number, events: number, bytes: number }]
-  subscribe: [{ channel: string, stream: SseStream }]
-  unsubscribe: [{ channel: string, stream: SseStream }]
-  /** A stream was told that it may have missed events. */
-  gap: [{ stream: SseStream, reason: GapReason, channels: readonly string[] }]
-}
-
-/** What streams count. */
-export interface StreamCounters {
-  subscriptions: number
-  blocked: number
-  delivered: number
-  bytesWritten: number
-  gaps: number
-  opened: number
-  closed: Record<CloseReason, number>
-}
-
-/** What a stream asks of those who keep it. */
-export interface StreamHost {
-  readonly options: ResolvedOptions
-  readonly log: Log<any>
-  readonly pieces: Pieces
-  readonly counters: StreamCounters
-  /** From preClose on. */
-  readonly closing: boolean
-  /** ms, near enough for heartbeats, and free. */
-  readonly now: number
-  tick (): void
-  /** The next pass moves the stream forward. */
-  ready (stream: Stream): void
-  /** A heartbeat is due: one of the next passes visits the stream. */
-  quiet (stream: Stream): void
-  /** It has a response: it is swept from now on, until `gone`. */
-  opened (stream: Stream): void
-  closed (stream: Stream): void
-  gone (stream: Stream): void
-  /** @throws SSE_ERR_INVALID_CHANNEL */
-  namesOf (channels: unknown): string[]
-  /** @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
-  checkEvent (event: SseEvent | string): EventFields & { readonly serialized: boolean }
-  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
-  /** It was open, and is closed. */
-  tellClosed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void
-  announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
-}
 
 interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
 
@@ -102,7 +50,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** What it was admitted under. */
   readonly key: unknown
 
-  readonly #host: StreamHost
+  readonly #host: StreamHost<Stream>
   readonly #options: SseOptions
   readonly #startedAt = performance.now()
   readonly #maxAge: number
@@ -126,7 +74,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   #done: Deferred<void> | undefined
   #isDone = false
 
-  constructor (host: StreamHost, { request, response, key, lastEventId, options }: StreamInit) {
+  constructor (host: StreamHost<Stream>, { request, response, key, lastEventId, options }: StreamInit) {
     this.#host = host
     this.request = request
     this.lastEventId = lastEventId

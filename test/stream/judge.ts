@@ -94,9 +94,10 @@ export function judge ({ steps, log, complete, reasons }: Case): string[] {
     } else {
       write++
       for (const [k, block] of step.blocks.entries()) {
-        if (block.id === undefined) continue
-        const n = id = seqOf(block.id)
-        if (block.event === 'sse.gap') {
+        const isGap = block.event === 'sse.gap'
+        if (block.id === undefined && !isGap) continue
+        const n = id = block.id === undefined ? id : seqOf(block.id)
+        if (isGap) {
           const { channels, reason } = JSON.parse(block.data!) as { channels: string[], reason: string }
           if (channels.length === 0) wrong.push('a gap of no channel')
           if (!reasons.includes(reason)) wrong.push(`a gap "${reason}" of ${channels.join()}, where nothing was lost`)
@@ -125,8 +126,8 @@ export function judge ({ steps, log, complete, reasons }: Case): string[] {
           }
         }
         const next = step.blocks[k + 1]
-        // Gaps that are told together have one cursor, and what follows in the same write is one with them.
-        if (block.event === 'sse.gap' && next?.event === 'sse.gap') continue
+        // Gaps that are told together have one cursor, which comes with the last, and what follows in the same write is one with them.
+        if (isGap && next?.event === 'sse.gap') continue
         owe(n, `when the id was ${n}`)
       }
     }
