@@ -86,9 +86,6 @@ export class Log<M extends Member = Member> implements Receiver {
     return this.#backplane.close()
   }
 
-  get up (): boolean { return this.#up }
-  /** This process alone has the history. */
-  get local (): boolean { return this.#shared === undefined }
   /** The present life of a backplane that is in reach. */
   get #life (): string | undefined { return this.#up ? this.lives.id : undefined }
 

@@ -1,47 +1,23 @@
 import { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
+import { isThenable } from '../checks.ts'
 import { Delivery, type Mover } from '../delivery/pass.ts'
 import { Sweep } from '../delivery/sweep.ts'
 import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
-import { channelLimits, checkEndOptions, checkPublishFromOptions, isThenable, type ResolvedOptions } from '../options.ts'
-import { kRegistry, isChannel, type Channel, type ChannelOrName, type EventsOf, type PublishEvent, type SseChannels } from '../stream/channel.ts'
+import { channelLimits, checkEndOptions, checkPublishFromOptions, type ResolvedOptions } from '../options.ts'
+import { kRegistry, isChannel } from '../stream/channel.ts'
 import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
-import type { SseStream } from '../stream/sse-stream.ts'
 import type { StreamEvents, StreamHost } from '../stream/host.ts'
 import type { Stream } from '../stream/stream.ts'
 import { checkFields, measureEvent, twoArguments, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
 import { ChannelHandle, type EndOptions, type PublishFromOptions } from './channel.ts'
 import { Publisher } from './publisher.ts'
+import type { SseRegistryEvents } from './sse-registry.ts'
 import { makeCounters, type SseStats } from './stats.ts'
 import { Watched } from './watched.ts'
-
-/** `fastify.sse`: the channels, the open streams and the history of one application. */
-export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
-  /** A light handle: equal names, same channel. @throws SSE_ERR_INVALID_CHANNEL */
-  channel<Name extends keyof SseChannels & string> (name: Name): Channel<SseChannels[Name]>
-  channel<Events = any> (name: string): Channel<Events>
-  /** Publishes one event to several channels: a stream gets it once, however many of them it is subscribed to. See `Channel.publish`. */
-  publish<const C extends ChannelOrName> (channels: C | readonly C[], event: EventForAll<C>): Promise<string>
-  /** The streams open in this process: to count, to find one user's, to end them. */
-  readonly streams: ReadonlySet<SseStream>
-  /** The newest cursor of this process: take it before you read a snapshot, subscribe from it afterwards. */
-  readonly cursor: string
-  stats (): SseStats
-}
-
-/** What each of these channels takes: the intersection, by way of a parameter. */
-type EventForAll<C extends ChannelOrName> = (C extends unknown ? (event: PublishEvent<EventsOf<C>>) => void : never) extends (event: infer Event) => void ? Event : never
-
-/** What the registry emits. A listener that throws or rejects is logged. */
-export interface SseRegistryEvents extends StreamEvents {
-  /** The backplane is back. */
-  up: []
-  /** The backplane is away: nothing can be published or received until 'up'. */
-  down: [{ error: Error }]
-}
 
 /** Who made the streams, and is told what becomes of them. */
 export interface StreamKeeper {

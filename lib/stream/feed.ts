@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream'
 import { ReadableStream } from 'node:stream/web'
-import { isThenable } from '../options.ts'
+import { isThenable } from '../checks.ts'
 import type { SseEvent } from '../wire/event.ts'
 
 /** One event of a source: a string or bytes are the data of one event. Bytes are UTF-8. */

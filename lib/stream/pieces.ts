@@ -1,7 +1,7 @@
 import type { Entry } from '../log/backplane.ts'
 import type { ChannelLog, Item, Member } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
-import { checkAnswer } from '../options.ts'
+import { checkAnswer } from '../checks.ts'
 import { makeFrame, type Frame } from '../wire/chunk.ts'
 import { encodeEvent, encodeCursor, type StoredEvent } from '../wire/event.ts'
 

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
-import { isThenable } from '../options.ts'
+import { isThenable } from '../checks.ts'
 import { isChannel, type Channel } from './channel.ts'
 import { discardFeed, feed, isFeed, type SseFeed } from './feed.ts'
 import type { SseStream } from './sse-stream.ts'

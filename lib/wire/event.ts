@@ -1,5 +1,5 @@
 import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
-import { isRetry } from '../options.ts'
+import { isRetry } from '../checks.ts'
 
 /**
  * One event as a client receives it (WHATWG HTML 9.2.5, "Parsing an event stream"). At least one of `data`, `id`, `retry` and `comment`

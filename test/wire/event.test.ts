@@ -1,6 +1,6 @@
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
-import { isRetry } from '../../lib/options.ts'
+import { isRetry } from '../../lib/checks.ts'
 import { checkFields, encodeComment, encodeCursor, encodeEvent, encodeRetry, measureEvent, type SseEvent } from '../../lib/wire/event.ts'
 // The other parser: unlike eventsource-parser it tells of ids that come without data. It is not in the package's index.
 import { getLines, getMessages } from '../../node_modules/@microsoft/fetch-event-source/lib/cjs/parse.js'
