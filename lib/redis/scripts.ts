@@ -36,7 +36,14 @@ end
 
 local function present()
   local h = redis.call('HMGET', HASH, 'run', 'life', 'seq', 'forgotten')
-  if h[1] == ARGV[1] and tonumber(h[3]) then return h end
+  if h[1] == ARGV[1] and tonumber(h[3]) then
+    -- The set alone may have vanished: of no channel is it known any more what it had.
+    if tonumber(h[4] or 0) < tonumber(h[3]) and redis.call('EXISTS', LAST) == 0 then
+      h[4] = h[3]
+      redis.call('HSET', HASH, 'forgotten', h[3])
+    end
+    return h
+  end
   if identity() ~= ARGV[1] then return nil end
   begin(ARGV[1], false, 0)
   return redis.call('HMGET', HASH, 'run', 'life', 'seq', 'forgotten')

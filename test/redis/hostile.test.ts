@@ -323,3 +323,18 @@ t.test('with Redis', { skip: noRedis }, async t => {
     server.thaw()
   })
 })
+
+t.test('the sorted set alone vanishes, as by eviction: what a channel had is not known any more, and its readers are told', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const admin = new Redis({ port: server.port, host: '127.0.0.1' })
+  t.teardown(() => admin.disconnect())
+  const trial = await Trial.start(t, [clients[0]!(server.port)])
+  const { backplane } = trial.processes[0]!
+  const { seq: first } = parseCursor(await backplane.append(entry('1', { channels: ['a'] })))!
+  const { seq: last } = parseCursor(await backplane.append(entry('2', { channels: ['a'] })))!
+  await admin.del('{sse}:last', '{sse}:c:a')
+  await backplane.append(entry('3', { channels: ['b'] }))
+  const { entries, floor } = await backplane.read('a', first)
+  t.same(entries, [])
+  t.ok(floor >= last, `${floor} says that what lies between ${first} and ${last} is gone`)
+})
