@@ -7,6 +7,8 @@ export const DEFAULT_HISTORY_MAX_BYTES = 64 * 1024 * 1024
 export const DEFAULT_HISTORY_MAX_AGE = 600_000
 export const DEFAULT_HEARTBEAT_INTERVAL = 15_000
 export const DEFAULT_RETRY = 3_000
+export const DEFAULT_COMPRESS_MIN_BYTES = 256
+export const DEFAULT_COMPRESS_WINDOW = 8_192
 export const DEFAULT_MAX_EVENT_BYTES = 1024 * 1024
 export const DEFAULT_MAX_BUFFERED_BYTES = 1024 * 1024
 export const DEFAULT_STALL_TIMEOUT = 120_000
@@ -21,6 +23,17 @@ export interface ChannelHistory {
   maxEvents?: number | undefined
   /** Milliseconds; 0 = no limit. @default 600_000 */
   maxAge?: number | undefined
+}
+
+/** What is known of a stream's compression. */
+export interface CompressOptions {
+  /** Bytes: a smaller write goes as it is, unless it can refer back to what the client has just had. @default 256 */
+  minBytes?: number | undefined
+  /**
+   * Bytes, 32,768 at most: how far a write of channel events may refer back to those that the client has just had. 0: each write stands alone.
+   * @default 8_192
+   */
+  window?: number | undefined
 }
 
 /** The options of the registry: all of the plugin's but the backplane. */
@@ -43,6 +56,12 @@ export interface RegistryOptions {
   serialize?: ((data: any) => string) | undefined
   /** Turns it back, lazily, for filters and `history()`. @default JSON.parse */
   parse?: ((text: string) => unknown) | undefined
+  /**
+   * Sends streams as gzip to clients that take it (RFC 9110, section 12.5.3). What many streams share is compressed once for all of them. A secret
+   * and text that an attacker chooses must not share such a stream: its length tells the one who sees it what they have in common (BREACH).
+   * @default false
+   */
+  compress?: boolean | CompressOptions | undefined
   /** The largest event that is taken, in bytes, encoded without its id. @default 1 MiB */
   maxEventBytes?: number | undefined
   /** How many bytes of its own events may wait on one stream before it is closed (`overflow`). @default 1 MiB */
@@ -82,6 +101,12 @@ export interface HistoryOptions {
   readonly channel: ((name: string) => unknown) | undefined
 }
 
+/** `compress`, with its defaults. */
+export interface Compression {
+  readonly minBytes: number
+  readonly window: number
+}
+
 /** Every option, checked, with its default. */
 export interface ResolvedOptions {
   readonly history: HistoryOptions
@@ -89,6 +114,8 @@ export interface ResolvedOptions {
   readonly retry: number
   readonly serialize: (data: unknown) => string
   readonly parse: (text: string) => unknown
+  /** Undefined: off. */
+  readonly compress: Compression | undefined
   readonly maxEventBytes: number
   readonly maxBufferedBytes: number
   readonly stallTimeout: number
@@ -121,6 +148,7 @@ export function resolveOptions (options: RegistryOptions): ResolvedOptions {
     retry: retryTime('retry', options.retry, DEFAULT_RETRY),
     serialize: fn('serialize', options.serialize, JSON.stringify),
     parse: fn('parse', options.parse, JSON.parse),
+    compress: compression(options.compress, undefined),
     maxEventBytes: count('maxEventBytes', options.maxEventBytes, DEFAULT_MAX_EVENT_BYTES, 1),
     maxBufferedBytes: count('maxBufferedBytes', options.maxBufferedBytes, DEFAULT_MAX_BUFFERED_BYTES, 1),
     stallTimeout: duration('stallTimeout', options.stallTimeout, DEFAULT_STALL_TIMEOUT),
@@ -133,6 +161,23 @@ export function resolveOptions (options: RegistryOptions): ResolvedOptions {
       timeout: duration('drain.timeout', drain.timeout, DEFAULT_DRAIN_TIMEOUT),
       finish: duration('drain.finish', drain.finish, DEFAULT_DRAIN_FINISH)
     }
+  }
+}
+
+/**
+ * `compress`, of the plugin or of one stream.
+ * @param whole the plugin's, which a stream has unless it says otherwise
+ * @throws SSE_ERR_INVALID_OPTION
+ */
+export function compression (value: unknown, whole: Compression | undefined): Compression | undefined {
+  if (value === undefined) return whole
+  if (value === false) return undefined
+  const { minBytes, window } = group<CompressOptions>('compress', value === true ? undefined : value as CompressOptions, ['minBytes', 'window'])
+  // Deflate refers back no further (RFC 1951, section 2).
+  if (window !== undefined && !(Number.isInteger(window) && window >= 0 && window <= 32_768)) throw new SSE_ERR_INVALID_OPTION('compress.window', 'a whole number from 0 to 32768', received(window))
+  return {
+    minBytes: count('compress.minBytes', minBytes, whole?.minBytes ?? DEFAULT_COMPRESS_MIN_BYTES, 0),
+    window: window ?? whole?.window ?? DEFAULT_COMPRESS_WINDOW
   }
 }
 
@@ -160,10 +205,10 @@ export function channelLimits ({ limits, channel }: HistoryOptions, name: string
   }
 }
 
-const OPTIONS = ['backplane', 'history', 'heartbeatInterval', 'retry', 'serialize', 'parse', 'maxEventBytes', 'maxBufferedBytes', 'stallTimeout', 'maxAge',
+const OPTIONS = ['backplane', 'history', 'heartbeatInterval', 'retry', 'serialize', 'parse', 'compress', 'maxEventBytes', 'maxBufferedBytes', 'stallTimeout', 'maxAge',
   'maxStreams', 'maxStreamsPerKey', 'streamKey', 'drain', 'prefix', 'logLevel', 'logSerializers']
 const SUBSCRIBE_OPTIONS = ['lastEventId', 'rewind', 'filter']
-const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal']
+const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal', 'compress']
 
 interface StreamOptions {
   lastEventId?: unknown
@@ -172,6 +217,7 @@ interface StreamOptions {
   retry?: unknown
   maxAge?: unknown
   signal?: unknown
+  compress?: unknown
 }
 
 /** Checks the options of a stream: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
@@ -204,13 +250,14 @@ export function checkSubscribeOptions<O extends StreamOptions> (options: O): O {
 function checkStream<O extends StreamOptions> (options: O, known: readonly string[]): O {
   if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
   checkNames('', options, known)
-  const { lastEventId, rewind, filter, retry, maxAge, signal } = options
+  const { lastEventId, rewind, filter, retry, maxAge, signal, compress } = options
   if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
   count('rewind', rewind, 0, 0)
   fn('filter', filter as Function | undefined, () => true)
   retryTime('retry', retry, 0)
   duration('maxAge', maxAge, 0)
   checkSignal(signal)
+  compression(compress, undefined)
   return options
 }
 

@@ -1,6 +1,7 @@
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { Transform, type Readable, type TransformCallback } from 'node:stream'
+import { pipeline, Transform, type Readable, type TransformCallback } from 'node:stream'
+import { createGunzip } from 'node:zlib'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import sse, { type SseOptions, type SsePluginOptions, type SseStream } from '../lib/index.ts'
@@ -68,8 +69,8 @@ export function connect (url: string, { headers = {}, method = 'GET', body, last
           if (client.events.length < n) throw new Error(`closed after ${client.events.length} of ${n} events`)
           return client.events.slice(0, n)
         },
-        pause: () => { response.pause() },
-        resume: () => { response.resume() },
+        pause: () => { body.pause() },
+        resume: () => { body.resume() },
         leave: () => { request.destroy() }
       }
       const parser = createParser({
@@ -80,10 +81,11 @@ export function connect (url: string, { headers = {}, method = 'GET', body, last
         onComment: comment => client.comments.push(comment),
         onRetry: retry => client.retries.push(retry)
       })
-      response.setEncoding('utf8')
+      const body = response.headers['content-encoding'] === 'gzip' ? pipeline(response, createGunzip(), () => {}) : response
+      body.setEncoding('utf8')
       let line = ''
       let id = client.lastEventId
-      response.on('data', (chunk: string) => {
+      body.on('data', (chunk: string) => {
         client.text += chunk
         // The parser does not report blocks that have an id alone; a browser takes their id.
         const lines = (line + chunk).split('\n')
@@ -94,9 +96,9 @@ export function connect (url: string, { headers = {}, method = 'GET', body, last
         }
         parser.feed(chunk)
       })
-      response.on('error', () => {})
-      response.on('end', () => { client.closed ??= 'end' })
-      response.on('close', () => { client.closed ??= 'aborted' })
+      body.on('error', () => {})
+      body.on('end', () => { client.closed ??= 'end' })
+      body.on('close', () => { client.closed ??= 'aborted' })
       resolve(client)
     })
     request.end(body)
@@ -169,7 +171,7 @@ export class Valve extends Transform {
 }
 
 export interface Driven { client: Client, stream: SseStream, valve: Valve | undefined }
-export interface DriveOptions { lastEventId?: string, query?: string, options?: SseOptions, valve?: boolean }
+export interface DriveOptions { lastEventId?: string, query?: string, options?: SseOptions, valve?: boolean, headers?: http.OutgoingHttpHeaders }
 
 /**
  * A route whose stream a test drives by hand. Call before `listen`. `act` runs in the handler, in the turn that opens the stream.
@@ -188,12 +190,12 @@ export function driver (t: { teardown: (fn: () => unknown) => void }, app: Fasti
     job.act(job.stream)
     return reply
   })
-  return async (act = () => {}, { lastEventId, query = '', options, valve = false } = {}) => {
+  return async (act = () => {}, { lastEventId, query = '', options, valve = false, headers = {} } = {}) => {
     const job: Job = { act, options, valve: valve ? new Valve() : undefined }
     const id = String(jobs.size)
     jobs.set(id, job)
     const { port } = app.server.address() as AddressInfo
-    const client = await connect(`http://127.0.0.1:${port}/driven/${id}${query}`, lastEventId === undefined ? {} : { lastEventId })
+    const client = await connect(`http://127.0.0.1:${port}/driven/${id}${query}`, { headers, ...(lastEventId !== undefined && { lastEventId }) })
     t.teardown(() => client.leave())
     return { client, stream: job.stream!, valve: job.valve }
   }

@@ -12,26 +12,28 @@ type Listener = (...args: any[]) => void
 export class Carrier {
   readonly readable = true
   readonly #stream: Stream
-  readonly #response: EventEmitter & Pick<ServerResponse, 'hasHeader' | 'removeHeader'>
-  readonly #onOpen: () => void
+  readonly #response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>
+  readonly #onOpen: () => boolean | undefined
   /** The listeners that the response had when somebody last began to watch this payload. */
   #before: Map<string | symbol, Function[]> | undefined
 
-  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'hasHeader' | 'removeHeader'>, onOpen: () => void) {
+  /** @param onOpen says whether the head that leaves announces a compressed body; undefined: the reply has another answer by now */
+  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: () => boolean | undefined) {
     this.#stream = stream
     this.#response = response
     this.#onOpen = onOpen
   }
 
   pipe (destination: Writable): Writable {
+    const compressed = this.#onOpen()
+    if (compressed === undefined) return destination
     const native = destination === this.#response as unknown
     if (native) {
       this.#dropWatch()
       // As onSend hooks may set it, and Fastify for reply.trailer(): a stream has neither a length nor trailers.
-      for (const name of ['content-length', 'trailer']) if (this.#response.hasHeader(name)) this.#response.removeHeader(name)
+      if (!this.#response.headersSent) for (const name of ['content-length', 'trailer']) if (this.#response.hasHeader(name)) this.#response.removeHeader(name)
     }
-    this.#onOpen()
-    this.#stream.open(destination, native)
+    this.#stream.open(destination, native, compressed)
     return destination
   }
 

@@ -16,41 +16,42 @@ export function keepSockets (server: Server): ReadonlyMap<string, Socket> {
   return sockets
 }
 
-/** From preClose on: lets sources finish, tells every stream to come back later, waits for the sockets, and destroys the rest. */
+/**
+ * From preClose on: lets sources finish, tells every stream to come back later, waits for the sockets and for the ends of channels to be
+ * acknowledged, and destroys the rest. No longer than `drain.finish` and `drain.timeout` together.
+ */
 export async function drain (registry: Registry, sockets: ReadonlyMap<string, Socket>): Promise<void> {
+  const { streams, publishers, sweep, options: { drain: { finish, timeout } } } = registry
   registry.closing = true
   // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
-  const sessions = new Set([...registry.streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
+  const sessions = new Set([...streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
   // A session whose client takes nothing waits for it even when destroyed, and lets nobody destroy its socket: so the server's own.
   const taken = [...sessions].map(session => session === undefined ? undefined : sockets.get(address(session.socket as Socket)))
   for (const session of sessions) session?.close()
-  for (const stream of registry.streams) if (stream.state === 'open' && !stream.feeding) stream.drain()
-  await finish(registry)
-  for (const stream of registry.streams) if (stream.state === 'open') stream.drain()
+  const fed = []
+  for (const stream of streams) {
+    if (stream.state !== 'open') continue
+    if (stream.feeding) fed.push(stream)
+    else stream.drain()
+  }
+  // What has an end of its own may come to it, as a request that is being answered.
+  if (finish > 0) await within(finish, [...fed.map(({ closed }) => closed), ...publishers.values()])
+  for (const publisher of publishers.keys()) publisher.stop('closed')
+  for (const stream of streams) if (stream.state === 'open') stream.drain()
   // Those too that ended a moment ago and are not flushed.
-  const waiting = [...registry.sweep.swept]
-  const late = new AbortController()
-  await Promise.race([
-    Promise.all(waiting.map(({ done }) => done)),
-    sleep(registry.options.drain.timeout, undefined, { signal: late.signal }).then(() => {
-      for (const stream of waiting) stream.destroy()
-      for (const socket of taken) socket?.destroy()
-    })
-  ])
-  late.abort()
+  const waiting = [...sweep.swept]
+  if (await within(timeout, [...waiting.map(({ done }) => done), ...publishers.values()])) return
+  for (const stream of waiting) stream.destroy()
+  for (const socket of taken) socket?.destroy()
 }
 
-/** Waits for what has an end of its own, as for a request that is being answered, and stops what is late. */
-async function finish ({ streams, publishers, options: { drain } }: Registry): Promise<void> {
-  if (drain.finish > 0) {
-    const late = new AbortController()
-    const fed = [...streams].filter(({ state, feeding }) => state === 'open' && feeding)
-    await Promise.race([
-      Promise.allSettled([...fed.map(({ closed }) => closed), ...publishers.values()]),
-      sleep(drain.finish, undefined, { signal: late.signal }).catch(() => {})
-    ])
-    late.abort()
-  }
-  for (const publisher of publishers.keys()) publisher.stop('closed')
-  await Promise.race([Promise.allSettled(publishers.values()), sleep(drain.timeout, undefined, { ref: false })])
+/** Whether all of them are settled in time, in ms. */
+async function within (time: number, promises: Array<Promise<unknown>>): Promise<boolean> {
+  const late = new AbortController()
+  const inTime = await Promise.race([
+    Promise.allSettled(promises).then(() => true),
+    sleep(time, false, { signal: late.signal }).catch(() => false)
+  ])
+  late.abort()
+  return inTime
 }

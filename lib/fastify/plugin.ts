@@ -46,8 +46,7 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   } as FastifyReply['sse'])
 
   app.addHook('onError', (request, reply, error, done) => {
-    onError(reply as Reply)
-    done()
+    onError(reply as Reply, done)
   })
   const sockets = app.initialConfig.http2 === true ? keepSockets(app.server) : new Map<string, Socket>()
   app.addHook('preClose', () => drain(registry, sockets))

@@ -1,4 +1,4 @@
-import { AsyncResource } from 'node:async_hooks'
+import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
 import type { FastifyReply } from 'fastify'
 import { SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from '../errors.ts'
 import { checkAnswer, isPlain } from '../checks.ts'
@@ -10,13 +10,18 @@ import type { SseOptions, SseStream } from '../stream/sse-stream.ts'
 import { Stream, type StreamInit } from '../stream/stream.ts'
 import type { Admission } from './admission.ts'
 import { Carrier } from './carrier.ts'
-import { lastEventId } from './request.ts'
+import { acceptsGzip, lastEventId } from './request.ts'
 
 /** Where a reply keeps its stream. */
 export const kStream = Symbol('fastify-sse-channels.stream')
 export type Reply = FastifyReply & { [kStream]: Stream | null }
-/** Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. */
-const failed = new WeakSet<FastifyReply>()
+/**
+ * Replies whose error handler runs or ran: nothing but its answer comes after it, and that must pass. An answer of nothing is told from a
+ * handler that returns nothing, maybe later, by the context in which the error handler runs.
+ */
+const failed = new WeakMap<FastifyReply, AsyncLocalStorage<boolean> | undefined>()
+/** Replies that count as sent while onSend hooks run, or Redis is asked, with the timer that ends it. */
+const held = new WeakMap<FastifyReply, NodeJS.Timeout | undefined>()
 
 /** A stream, and the reply that it is of, as long as Fastify itself needs that: an open stream must not keep it. */
 export class RepliedStream extends Stream {
@@ -85,23 +90,35 @@ function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream)
   }
   const { nothingToCome } = stream
   if (nothingToCome !== undefined) return answer(nothingToCome)
-  markSent(reply)
+  hold(reply)
   // What comes belongs to the request, as its onSend hooks do, and not to whoever moves streams.
   const late = setTimeout(() => stream.stopAsking(), PATIENCE)
   stream.whenKnown(AsyncResource.bind(nothing => {
     clearTimeout(late)
-    unmark(reply)
+    if (isOff(reply)) return
+    release(reply)
     answer(nothing)
   }))
 }
 
-/** From here on the reply counts as sent for all that comes, but for the answer to an onSend hook that fails. */
-function markSent (reply: FastifyReply): void {
-  if (!reply.sent && !failed.has(reply)) Object.defineProperty(reply, 'sent', { value: true, configurable: true })
+/** ms by which `handlerTimeout` must find a reply that is not sent: its timer counts from a little earlier. */
+const MARGIN = 5
+
+/** From here on the reply counts as sent for all that comes, but for the answer to an onSend hook that fails, or hangs until the `handlerTimeout`. */
+function hold (reply: FastifyReply): void {
+  if (reply.sent || failed.has(reply)) return
+  const { handlerTimeout } = reply.request.routeOptions
+  const time = handlerTimeout > 0 ? handlerTimeout - reply.elapsedTime - MARGIN : Infinity
+  if (time <= 0) return
+  Object.defineProperty(reply, 'sent', { value: true, configurable: true })
+  held.set(reply, time === Infinity ? undefined : setTimeout(release, time, reply))
 }
 
-function unmark (reply: FastifyReply): void {
-  if (Object.hasOwn(reply, 'sent')) delete (reply as { sent?: boolean }).sent
+function release (reply: FastifyReply): void {
+  if (!held.has(reply)) return
+  clearTimeout(held.get(reply))
+  held.delete(reply)
+  delete (reply as { sent?: boolean }).sent
 }
 
 /**
@@ -134,20 +151,38 @@ function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply
   reply.header('x-accel-buffering', 'no')
   // A client that hears nothing for much longer knows that its connection is dead.
   if (heartbeatInterval > 0) reply.header('sse-heartbeat', heartbeatInterval)
+  const compressed = stream.compression !== undefined && acceptsGzip(reply.request)
+  if (compressed) announceGzip(reply)
   const carrier = new Carrier(stream, reply.raw, () => {
-    unmark(reply)
+    if (isOff(reply)) return undefined // the hook that hung until the handlerTimeout has ended after all
+    release(reply)
     reply.hijack()
+    // Node leaves the body of this one out, and its client is through. Of a 204 Fastify lets the body go.
+    if (reply.statusCode === 304) stream.end('end')
+    // A hook that wants the plain text to encode has taken it away.
+    return compressed && reply.getHeader('content-encoding') === 'gzip'
   })
   reply.send(carrier)
   reply.send = sendNothingElse
   // onSend hooks are still running: the reply counts as sent for all that comes, but for the answer to a hook that fails.
-  if (stream.state === 'opening') markSent(reply)
+  if (stream.state === 'opening') hold(reply)
+}
+
+function announceGzip (reply: FastifyReply): void {
+  reply.header('content-encoding', 'gzip')
+  const vary = String(reply.getHeader('vary') ?? '')
+  if (!/(^|[\s,])(accept-encoding|\*)($|[\s,])/i.test(vary)) reply.header('vary', vary === '' ? 'accept-encoding' : `${vary}, accept-encoding`)
+}
+
+/** Its stream is: Fastify answers, or has answered, with an error. */
+function isOff (reply: FastifyReply): boolean {
+  return failed.get(reply) !== undefined
 }
 
 /** In place of `reply.send` on a reply with a stream: Fastify passes it what the handler returns, and would warn about that stream. */
 function sendNothingElse (this: FastifyReply, payload?: unknown): FastifyReply {
   const stream = (this as Reply)[kStream]
-  if (payload === undefined || payload === stream) return this
+  if (payload === stream || (payload === undefined && failed.get(this)?.getStore() !== true)) return this
   // Something threw after reply.sse(), and no error response can be sent any more.
   if (payload instanceof Error && this.sent) {
     stream?.fail(payload)
@@ -157,12 +192,21 @@ function sendNothingElse (this: FastifyReply, payload?: unknown): FastifyReply {
 }
 
 /** Fastify is about to answer with an error: the reply must not count as sent any more, and what was to come is off. */
-export function onError (reply: Reply): void {
-  failed.add(reply)
+export function onError (reply: Reply, answer: () => void): void {
   const stream = reply[kStream]
-  if (stream === null) return
-  unmark(reply)
+  if (stream === null) {
+    failed.set(reply, undefined)
+    return answer()
+  }
+  const answering = new AsyncLocalStorage<boolean>()
+  failed.set(reply, answering)
+  release(reply)
+  reply.removeHeader('content-encoding') // of the stream: the answer is plain
   stream.end('error')
+  if (isGone(reply.raw)) return answer()
+  // Until the answer is through, for following a context has its price for the whole process.
+  reply.raw.once('close', () => answering.disable())
+  answering.run(true, answer)
 }
 
 function isOptions (value: unknown): value is SseOptions | undefined {

@@ -18,8 +18,25 @@ export function lastEventId (request: FastifyRequest, options: SseOptions): stri
 
 /** See `FastifyRequest.acceptsSse`. */
 export function acceptsSse (this: FastifyRequest): boolean {
-  return (this.headers.accept ?? '').split(',').some(range => {
-    const [type, ...parameters] = range.split(';').map(part => part.trim().toLowerCase())
-    return type === 'text/event-stream' && !parameters.some(parameter => /^q\s*=\s*0(\.0*)?$/.test(parameter))
-  })
+  return weight(this.headers.accept, 'text/event-stream') > 0
+}
+
+/** Whether Accept-Encoding takes gzip, and does not like a plain body better (RFC 9110, section 12.5.3). Without the header nothing is known: no. */
+export function acceptsGzip ({ headers }: FastifyRequest): boolean {
+  const encodings = String(headers['accept-encoding'] ?? '')
+  const named = Math.max(weight(encodings, 'gzip'), weight(encodings, 'x-gzip'))
+  const gzip = named >= 0 ? named : weight(encodings, '*')
+  return gzip > 0 && gzip >= weight(encodings, 'identity')
+}
+
+/** The greatest weight that a list gives to a name (RFC 9110, section 12.4.2); -1 where it is not in it, 0 where its weight is none. */
+function weight (list: string | undefined, name: string): number {
+  let weight = -1
+  for (const member of list?.split(',') ?? []) {
+    const [value, ...parameters] = member.split(';').map(part => part.trim().toLowerCase())
+    if (value !== name) continue
+    const q = parameters.map(parameter => /^q\s*=\s*(.*)$/.exec(parameter)?.[1]).find(q => q !== undefined) ?? '1'
+    weight = Math.max(weight, /^(0(\.\d*)?|1(\.0*)?)$/.test(q) ? Number(q) : 0)
+  }
+  return weight
 }

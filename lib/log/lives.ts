@@ -13,6 +13,9 @@ export class Lives {
   /** The present life. */
   get id (): string | undefined { return this.#lives.at(-1)?.id }
 
+  /** Where the present life began. */
+  get start (): number { return this.#lives.at(-1)?.start ?? 0 }
+
   /** Below this nothing can be proved: acknowledged entries were lost. */
   get edge (): number { return this.#lives.findLast(({ broken }) => broken)?.start ?? 0 }
 

@@ -1,4 +1,5 @@
 import type { ChannelLimits, Entry, HeardEntry, KeptEntry, NewEntry } from '../log/backplane.ts'
+import { isEventName } from '../wire/event.ts'
 
 /** An entry lies in the stream of each of its channels as p: the seq before it there, t: ms since 1970, h: head, d: data. */
 type Row = [id: string, fields: string[]]
@@ -36,7 +37,7 @@ function decodeEntry (seq: number, name: string, head: string | undefined, data:
   if (!Array.isArray(parsed)) return undefined
   const [kind, serialized, event, channels = [name]] = parsed as Partial<Head>
   const good = (kind === 'e' || (kind === 'x' && channels.length === 1)) && (serialized === 0 || serialized === 1) &&
-    (event === null || (typeof event === 'string' && !/[\r\n]/.test(event))) &&
+    (event === null || isEventName(event)) &&
     Array.isArray(channels) && channels.every(channel => typeof channel === 'string') && channels.includes(name) && new Set(channels).size === channels.length
   return good ? { seq, channels, kind: kind === 'e' ? 'event' : 'end', event: event ?? undefined, data, serialized: serialized === 1 } : undefined
 }

@@ -48,6 +48,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   #backplane: 'up' | 'down' = 'up'
   /** publish() calls that failed while the backplane is down, and whose failure nobody handled. */
   #unpublished = 0
+  #compressionFailed = false
   #closed = false
 
   constructor (options: ResolvedOptions, backplane: Backplane, logger: FastifyBaseLogger, keeper: StreamKeeper) {
@@ -247,6 +248,12 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     const bytes = measureEvent({ ...fields, id: undefined })
     if (bytes > this.options.maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, this.options.maxEventBytes)
     return fields
+  }
+
+  readonly compressionFailed = (err: unknown): void => {
+    // What fails for one segment fails for the next.
+    if (!this.#compressionFailed) this.#logger.error({ err }, 'compression failed')
+    this.#compressionFailed = true
   }
 
   /** Of an entry, as encoded, its channels' names included. */

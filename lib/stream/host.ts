@@ -52,6 +52,8 @@ export interface StreamHost<S extends SseStream> {
   namesOf (channels: unknown): string[]
   /** @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
   checkEvent (event: SseEvent | string): EventFields & { readonly serialized: boolean }
+  /** Of a segment: it went as it is. */
+  readonly compressionFailed: (error: unknown) => void
   logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
   /** It was open, and is closed. */
   tellClosed (stream: S, told: Omit<StreamEvents['close'][0], 'stream'>): void

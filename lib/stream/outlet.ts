@@ -83,18 +83,20 @@ export class Outlet {
     this.#owner.onBlocked()
   }
 
-  /** Ends the response after one last text. */
-  end (text: string): void {
-    this.#finish(response => { response.end(text) })
+  /** Ends the response after some last bytes. */
+  end (last: Uint8Array): void {
+    this.#finish(response => { response.end(last) })
   }
 
-  /** Breaks the connection once one last text is flushed; a client that takes nothing is somebody else's to give up. */
-  breakAfter (text: string): void {
-    this.#finish(response => {
-      // A write that fails calls back too.
-      if (text === '' && response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) response.destroy()
-      else response.write(text === '' ? ':\n\n' : text, () => response.destroy())
-    })
+  /** Breaks the connection once some last bytes are flushed; a client that takes nothing is somebody else's to give up. */
+  breakAfter (last: Uint8Array): void {
+    // A write that fails calls back too.
+    this.#finish(response => { response.write(last, () => response.destroy()) })
+  }
+
+  /** Nothing waits to be written. */
+  get flushed (): boolean {
+    return this.#response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0
   }
 
   /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */

@@ -4,6 +4,8 @@ import type { Log } from '../log/log.ts'
 import { checkAnswer } from '../checks.ts'
 import { makeFrame, type Frame } from '../wire/chunk.ts'
 import { encodeEvent, encodeCursor, type StoredEvent } from '../wire/event.ts'
+import { store, type Segment } from '../wire/gzip.ts'
+import type { Gzip } from './gzip.ts'
 
 /** A write is at most this large, unless one event alone is larger. */
 export const PIECE_BYTES = 64 * 1024
@@ -31,6 +33,8 @@ export interface Want<M extends Member = Member> {
 /** What one write takes a stream from one position to the next with. */
 export interface Piece {
   readonly wants: readonly Want[]
+  /** How far its frame, a segment, refers back at most, in bytes; undefined: it is plain. */
+  readonly window: number | undefined
   /** Undefined where nothing on the way is for the stream. */
   readonly frame: Frame | undefined
   readonly events: number
@@ -54,24 +58,28 @@ export class Pieces {
   /** By the channel that is wanted first, and the position. */
   readonly #shared = new Map<ChannelLog<any>, Map<number, readonly Piece[]>>()
   #bytes = 0
-  #cursor: { readonly seq: number, readonly life: unknown, readonly frame: Frame } | undefined
+  #cursor: { readonly seq: number, readonly life: unknown, readonly frame: Frame, readonly segment: Segment } | undefined
 
   constructor (log: Log<any>, parse: (text: string) => unknown) {
     this.#log = log
     this.#parse = parse
   }
 
-  /** The piece for a stream that stands at a position, up to a later one at most. */
-  get (wants: readonly Want[], position: number, end: number): Piece {
+  /**
+   * The piece for a stream that stands at a position, up to a later one at most.
+   * @param gzip of the stream, if it is compressed
+   */
+  get (wants: readonly Want[], position: number, end: number, gzip?: Gzip): Piece {
     const { log } = wants[0]!
     // A private channel has nobody to share with.
-    if (log.members.size === 1) return this.#make(wants, position, end)
+    if (log.members.size === 1) return this.#make(wants, position, end, gzip)
     const shared = this.#shared.get(log)
     const others = shared?.get(position) ?? []
+    const window = gzip?.window(wants, position)
     for (const other of others) {
-      if ((other.full || other.next === end) && sameWants(other.wants, wants, position)) return other
+      if ((other.full || other.next === end) && other.window === window && sameWants(other.wants, wants, position)) return other
     }
-    const piece = this.#make(wants, position, end)
+    const piece = this.#make(wants, position, end, gzip)
     this.#bytes += piece.frame?.chunk.length ?? 0
     if (this.#bytes > SHARED_BYTES) this.clear()
     const pieces = [piece, ...others.slice(0, SHARED_KINDS - 1)]
@@ -82,10 +90,13 @@ export class Pieces {
   }
 
   /** The id-only block with a cursor, made once for all streams that stand at one place. */
-  cursor (seq: number): Frame {
+  cursor (seq: number, compressed: boolean): Frame {
     const life = this.#log.lives
-    if (this.#cursor?.seq !== seq || this.#cursor.life !== life) this.#cursor = { seq, life, frame: makeFrame(encodeCursor(this.#log.cursorAt(seq))) }
-    return this.#cursor.frame
+    if (this.#cursor?.seq !== seq || this.#cursor.life !== life) {
+      const text = encodeCursor(this.#log.cursorAt(seq))
+      this.#cursor = { seq, life, frame: makeFrame(text), segment: store(Buffer.from(text)) }
+    }
+    return compressed ? this.#cursor.segment : this.#cursor.frame
   }
 
   /** Forgets them, at the end of a pass. */
@@ -95,13 +106,17 @@ export class Pieces {
     this.#bytes = 0
   }
 
-  #make (wants: readonly Want[], position: number, end: number): Piece {
+  #make (wants: readonly Want[], position: number, end: number, gzip: Gzip | undefined): Piece {
     const next = wants.map(({ log, from }) => log.after(Math.max(from, position)))
     let text = ''
     let bytes = 0
     let events = 0
     let cursor = position
-    const piece = (next: number, full: boolean): Piece => ({ wants, frame: events === 0 ? undefined : makeFrame(text), events, next, full, cursor })
+    const window = gzip?.window(wants, position)
+    const piece = (next: number, full: boolean): Piece => {
+      const frame = events === 0 ? undefined : gzip === undefined ? makeFrame(text) : gzip.segment(text, this.#before(wants, position, window!))
+      return { wants, window, frame, events, next, full, cursor }
+    }
     for (let looked = 0; ; looked++) {
       const item = earliest(wants, next, end)
       if (item === undefined) return piece(end, false)
@@ -147,6 +162,26 @@ export class Pieces {
     }
   }
 
+  /**
+   * The newest bytes, so many at most, that went out of these channels before a position: the history says what they were. It cannot say it where
+   * a filter may have held some back or a channel of values has skipped some; nor below any channel's base; nor of an earlier life, whose name may be forgotten.
+   */
+  #before (wants: readonly Want[], position: number, window: number): Buffer | undefined {
+    if (window === 0 || wants.some(({ filter, log }) => filter !== undefined || log.limits.latest)) return undefined
+    const floor = Math.max(this.#log.lives.start, ...wants.map(({ log }) => log.base))
+    const next = wants.map(({ log }) => log.after(position))
+    const texts: string[] = []
+    for (let bytes = 0; bytes < window;) {
+      const item = latest(wants, next, floor)
+      if (item === undefined) break
+      wants.forEach(({ log }, i) => { if (next[i]! > 0 && log.at(next[i]! - 1) === item) next[i]!-- })
+      texts.push(this.#encode(item))
+      bytes += item.bytes
+    }
+    const all = Buffer.from(texts.reverse().join(''))
+    return all.subarray(Math.max(0, all.length - window))
+  }
+
   #encode ({ seq, kind, event, data, channels }: Item): string {
     const id = this.#log.cursorAt(seq)
     return kind === 'end'
@@ -165,6 +200,17 @@ function earliest (wants: readonly Want[], next: readonly number[], end: number)
     if (item.seq <= (earliest === undefined ? end : earliest.seq - 1)) earliest = item
   }
   return earliest
+}
+
+/** The latest entry that is before the next one in any of the channels, down to the floor. */
+function latest (wants: readonly Want[], next: readonly number[], floor: number): Item | undefined {
+  let latest: Item | undefined
+  for (let i = 0; i < wants.length; i++) {
+    if (next[i] === 0) continue
+    const item = wants[i]!.log.at(next[i]! - 1)
+    if (item.seq > (latest?.seq ?? floor)) latest = item
+  }
+  return latest
 }
 
 /** Whether both want the same entries from a position on. */

@@ -2,6 +2,7 @@ import type { Question } from '../log/catch-up.ts'
 import type { ChannelLog, Member, Older } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
 import type { Frame } from '../wire/chunk.ts'
+import type { Gzip } from './gzip.ts'
 import type { Filter, Pieces, Want } from './pieces.ts'
 
 /** `expired`, `unknown`: the client's cursor was not good. `reset`: the log itself lost entries. `overrun`: the stream stayed away too long. */
@@ -170,7 +171,8 @@ export class Reader<M extends Member> {
   }
 
   #from ({ log }: Subscription<M>, resume: Resume): number {
-    const { cursor, rewind, late, head } = resume
+    const { cursor, rewind, late } = resume
+    const head = Math.max(resume.head, log.begin)
     const place = this.#place(resume)
     if (this.#isGood(resume, place)) {
       if (place! >= log.base) return place!
@@ -229,10 +231,10 @@ export class Reader<M extends Member> {
   }
 
   /** Takes one step towards the head; undefined when it stands there, or cannot be moved. `settle` comes first. */
-  step (): Step | undefined {
+  step (gzip?: Gzip): Step | undefined {
     if (this.subscriptions.length === 0 || this.position >= this.#log.head) return undefined
     const wants = this.subscriptions
-    const piece = this.#pieces.get(wants, this.position, this.#log.head)
+    const piece = this.#pieces.get(wants, this.position, this.#log.head, gzip)
     this.position = piece.next
     // A filter that gave its own channel another one: it decides from here on.
     if (this.subscriptions !== wants) this.subscriptions = this.subscriptions.map(one => one.resume !== undefined || wants.includes(one) ? one : { ...one, from: Math.max(one.from, piece.next) })
@@ -241,9 +243,9 @@ export class Reader<M extends Member> {
   }
 
   /** The newest cursor, for a stream that stands at the head. */
-  freshCursor (): Frame {
+  freshCursor (compressed = false): Frame {
     this.cursor = this.position
-    return this.#pieces.cursor(this.position)
+    return this.#pieces.cursor(this.position, compressed)
   }
 
   /** It went back, and has caught up: the client must not come back with an old cursor. */

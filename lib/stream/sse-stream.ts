@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import type { CompressOptions } from '../options.ts'
 import type { SseEvent, StoredEvent } from '../wire/event.ts'
 import type { ChannelOrName, EventsOf, StoredEventOf } from './channel.ts'
 
@@ -25,6 +26,8 @@ export interface SubscribeOptions<Event = StoredEvent<any>> {
 export interface SseOptions<Event = StoredEvent<any>> extends SubscribeOptions<Event> {
   retry?: number | undefined
   maxAge?: number | undefined
+  /** Whether the stream is compressed, where its client takes gzip, and how: instead of the plugin's `compress`. */
+  compress?: boolean | CompressOptions | undefined
   /** Ends the stream when it aborts, with the reason `server`. */
   signal?: AbortSignal | undefined
 }

@@ -5,10 +5,12 @@ import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import type { ChannelLog, Member } from '../log/channel-log.ts'
 import { isRetry } from '../checks.ts'
-import { checkSubscribeOptions } from '../options.ts'
-import { makeFrame, type Frame } from '../wire/chunk.ts'
+import { checkSubscribeOptions, compression, type Compression } from '../options.ts'
+import { frame, makeFrame, type Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
+import { GZIP_HEAD, store, type Segment } from '../wire/gzip.ts'
 import type { ChannelOrName } from './channel.ts'
+import { Gzip } from './gzip.ts'
 import type { StreamHost } from './host.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
@@ -29,6 +31,7 @@ const NO = Promise.resolve(false)
 /** After these the client must not take what it has for the whole. */
 const BROKEN_OFF: readonly CloseReason[] = ['stall', 'overflow', 'error']
 const HEARTBEAT = makeFrame(encodeComment(''))
+const HEARTBEAT_SEGMENT = store(HEARTBEAT.body)
 
 /** What the plugin knows of a stream when it makes one. */
 export interface StreamInit {
@@ -55,7 +58,11 @@ export class Stream implements SseStream, Member, OutletOwner {
   readonly #options: SseOptions
   readonly #startedAt = performance.now()
   readonly #maxAge: number
+  /** Its request's: whoever moves or closes it, what is the stream's own runs in there. */
+  readonly #context = new AsyncResource('SseStream')
   #outlet: Outlet | undefined
+  /** It is compressed. */
+  #gzip: Gzip | undefined
   readonly #own = new OwnEvents()
   #events = 0
   #bytes = 0
@@ -100,6 +107,11 @@ export class Stream implements SseStream, Member, OutletOwner {
     return new Set(this.reader?.subscriptions.map(({ log }) => log.name))
   }
 
+  /** How it is compressed, if its client takes that. */
+  get compression (): Compression | undefined {
+    return compression(this.#options.compress, this.#host.options.compress)
+  }
+
   get signal (): AbortSignal {
     this.#abort ??= new AbortController()
     if (this.#reason !== undefined) this.#abort.abort(this.#reason)
@@ -117,6 +129,10 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#done ??= defer()
     if (this.#isDone) this.#done.resolve()
     return this.#done.promise
+  }
+
+  #inContext<Args extends unknown[], T> (call: (...args: Args) => T, ...args: Args): T {
+    return this.#context.runInAsyncScope(call, undefined, ...args)
   }
 
   // Its own events
@@ -160,8 +176,13 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (this.#own.text === '') return false
     const { text, bytes, events } = this.#own.take()
     this.#events += events
-    this.#write(makeFrame(text, bytes))
+    this.#write(this.#frame(text, bytes))
     return true
+  }
+
+  /** What it says itself, as it goes out. */
+  #frame (text: string, bytes: number): Frame {
+    return this.#gzip?.segment(text) ?? makeFrame(text, bytes)
   }
 
   #makeRoom (): void {
@@ -178,20 +199,20 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (this.state === 'closed') return this
     const { log, pieces } = this.#host
     this.reader ??= new Reader<Stream>(log, pieces, this, this.lastEventId)
-    // A pass runs in no request's context, but a filter is its own request's.
-    const joined = this.reader.join(names, { lastEventId, rewind, filter: filter && AsyncResource.bind(filter) })
+    const joined = this.reader.join(names, { lastEventId, rewind, filter: filter && (event => this.#inContext(filter, event)) })
     this.#host.counters.subscriptions += joined.length
     this.#host.ready(this)
     // Last: a listener may subscribe, unsubscribe or close the stream.
-    for (const channel of joined) this.#host.announce('subscribe', { channel, stream: this })
+    this.#inContext(() => { for (const channel of joined) this.#host.announce('subscribe', { channel, stream: this }) })
     return this
   }
 
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this {
     const names = this.#host.namesOf(channel)
     // While it closes its reader is still there, for listeners to look at.
-    if (this.state === 'closed' || this.reader === undefined) return this
-    this.#left(this.reader.leave(names))
+    const { reader } = this
+    if (this.state === 'closed' || reader === undefined) return this
+    this.#inContext(() => this.#left(reader.leave(names)))
     // The channel that it left may be what held it.
     this.#host.ready(this)
     return this
@@ -202,9 +223,16 @@ export class Stream implements SseStream, Member, OutletOwner {
     for (const channel of names) this.#host.announce('unsubscribe', { channel, stream: this })
   }
 
-  lacked (log: ChannelLog, after: number): void { this.reader?.lacked(log, after) }
+  lacked (log: ChannelLog, after: number): void {
+    // From here on the history holds what did not go out.
+    this.#gzip?.interrupt()
+    this.reader?.lacked(log, after)
+  }
 
-  restarted (): void { this.reader?.restarted() }
+  restarted (): void {
+    this.#gzip?.interrupt()
+    this.reader?.restarted()
+  }
 
   get #subscribed (): boolean {
     return this.reader !== undefined && this.reader.subscriptions.length > 0
@@ -217,12 +245,14 @@ export class Stream implements SseStream, Member, OutletOwner {
     const { gaps, cursor } = due
     // The id comes with the last one: a client that drops between two comes back without it, and is told both again.
     this.#own.wrap(gaps.map((gap, i) => encodeEvent({ id: i === gaps.length - 1 ? cursor : undefined, event: 'sse.gap', data: JSON.stringify(gap) })).join(''), '')
-    for (const { reason, channels } of gaps) {
-      this.#events++
-      this.#host.counters.gaps++
-      this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
-      this.#host.announce('gap', { stream: this, reason, channels })
-    }
+    this.#events += gaps.length
+    this.#host.counters.gaps += gaps.length
+    this.#inContext(() => {
+      for (const { reason, channels } of gaps) {
+        this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
+        this.#host.announce('gap', { stream: this, reason, channels })
+      }
+    })
   }
 
   // Moving forward
@@ -262,28 +292,31 @@ export class Stream implements SseStream, Member, OutletOwner {
         continue
       }
       if (reader === undefined) {
-        if (this.#heartbeatDue) this.#write(HEARTBEAT)
+        if (this.#heartbeatDue) this.#write(this.#gzip === undefined ? HEARTBEAT : HEARTBEAT_SEGMENT)
         return false
       }
-      const step = reader.step()
+      const step = reader.step(this.#gzip)
       if (this.#reason !== undefined) return false // a filter closed it
       if (step === undefined) break
       if (step.frame !== undefined) {
         this.#events += step.events
         this.#host.counters.delivered += step.events
-        this.#write(step.frame)
+        this.#write(step.frame, true)
       }
       if (--pieces === 0) return !this.blocked
     }
     const { reader } = this
     const ends = reader!.ended && !this.feeding
-    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor())
+    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor(this.#gzip !== undefined))
     if (ends) this.end('end')
     return false
   }
 
-  #write (frame: Frame): void {
+  /** @param shared channel events, which all that stand where it stood get */
+  #write (frame: Frame, shared = false): void {
     this.#count(frame.body.length)
+    if (shared) this.#gzip?.sent(frame as Segment)
+    else this.#gzip?.interrupt(frame as Segment)
     try {
       this.#outlet!.write(frame)
     } catch (error) {
@@ -301,13 +334,13 @@ export class Stream implements SseStream, Member, OutletOwner {
   onBlocked (): void {
     if (this.state !== 'open') return // closed from inside that write
     this.#host.counters.blocked++
-    this.request.log.debug('stream blocked')
+    this.#inContext(() => this.request.log.debug('stream blocked'))
   }
 
   onDrained (): void {
     if (this.state !== 'open') return
     this.#host.counters.blocked--
-    this.request.log.debug('stream resumed')
+    this.#inContext(() => this.request.log.debug('stream resumed'))
     this.#host.ready(this)
   }
 
@@ -388,13 +421,18 @@ export class Stream implements SseStream, Member, OutletOwner {
     else this.#stopSource = stop
   }
 
-  /** The onSend hooks are through, and this is the response; `native` if it is node:http's own. */
-  open (response: Writable, native: boolean): void {
+  /**
+   * The onSend hooks are through, and this is the response.
+   * @param native it is node:http's own
+   * @param compressed its head says so
+   */
+  open (response: Writable, native: boolean, compressed: boolean): void {
     if (isGone(response)) return this.#gone()
+    if (compressed) this.#gzip = new Gzip(this.compression!, this.#host.compressionFailed)
     if (this.#host.closing) this.drain()
     if (this.state === 'closed') {
       if (BROKEN_OFF.includes(this.#reason!)) response.destroy()
-      else response.end(this.#own.text)
+      else response.end(this.#gzip === undefined ? this.#own.text : Buffer.concat([GZIP_HEAD, this.#last(this.#own.text)]))
       return
     }
     this.#host.tick()
@@ -432,10 +470,12 @@ export class Stream implements SseStream, Member, OutletOwner {
     const first = retry > 0 || id !== undefined ? encodeEvent({ id, retry: retry > 0 ? retry : undefined }) : encodeComment('')
     this.#own.wrap(first, '')
     const { text, bytes, events } = this.#own.take()
-    const frame = makeFrame(text, bytes)
+    const own = this.#frame(text, bytes)
+    this.#gzip?.interrupt(own as Segment)
+    const all = this.#gzip === undefined ? own : frame(Buffer.concat([GZIP_HEAD, own.body]))
     this.#events += events
-    this.#count(frame.body.length)
-    return frame
+    this.#count(all.body.length)
+    return all
   }
 
   close ({ retry }: { retry?: number } = {}): Promise<void> {
@@ -456,13 +496,16 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** Logs what threw and ends the stream. The client sees its connection break, and nothing of the error. */
   fail (err: unknown): void {
     if (this.state === 'closed') return
-    this.request.log.error({ err }, 'stream failed')
+    this.#inContext(() => this.request.log.error({ err }, 'stream failed'))
     this.end('error')
   }
 
   /** The only way to 'closed'. */
   end (reason: CloseReason, retry?: number): void {
-    if (this.state === 'closed') return
+    if (this.state !== 'closed') this.#inContext(() => this.#end(reason, retry))
+  }
+
+  #end (reason: CloseReason, retry: number | undefined): void {
     const outlet = this.state === 'open' ? this.#outlet : undefined
     const host = this.#host
     if (outlet?.blocked === true) host.counters.blocked--
@@ -488,12 +531,28 @@ export class Stream implements SseStream, Member, OutletOwner {
   #endResponse (outlet: Outlet, reason: CloseReason): void {
     if (reason === 'client') return
     if (reason === 'stall' || reason === 'overflow') return outlet.destroy()
-    const { text, bytes, events } = this.#own.take()
+    const { text, events } = this.#own.take()
     this.#events += events
-    this.#count(bytes)
     // What was taken is written first, though the client must not take what it has for the whole.
-    if (reason === 'error') outlet.breakAfter(text)
-    else outlet.end(text)
+    const breaks = reason === 'error'
+    if (breaks && text === '' && outlet.flushed) return outlet.destroy()
+    const last = breaks ? this.#coded(text || ':\n\n') : this.#last(text)
+    this.#count(last.length)
+    if (breaks) outlet.breakAfter(last)
+    else outlet.end(last)
+  }
+
+  #coded (text: string): Buffer {
+    return this.#gzip?.segment(text).body ?? Buffer.from(text)
+  }
+
+  /** The last bytes of a body that is whole. */
+  #last (text: string): Buffer {
+    const gzip = this.#gzip
+    if (gzip === undefined) return Buffer.from(text)
+    const last = gzip.segment(text)
+    gzip.interrupt(last)
+    return Buffer.concat([last.body, gzip.end()])
   }
 
   #tellClosed (reason: CloseReason): void {

@@ -13,3 +13,12 @@ export function makeFrame (text: string, bytes = Buffer.byteLength(text)): Frame
   const chunk = Buffer.from(size + text + '\r\n')
   return { chunk, body: chunk.subarray(size.length, -2) }
 }
+
+/** The same, of bytes. */
+export function frame (bytes: Buffer): Frame {
+  const size = Buffer.from(bytes.length.toString(16) + '\r\n')
+  const chunk = Buffer.concat([size, bytes, CRLF])
+  return { chunk, body: chunk.subarray(size.length, -2) }
+}
+
+const CRLF = Buffer.from('\r\n')

@@ -8,7 +8,7 @@ import { isRetry } from '../checks.ts'
 export interface SseEvent<Data = unknown> {
   /** A string is sent as it is; anything else goes through the `serialize` option, JSON by default. */
   data?: Data
-  /** The type that `addEventListener` takes; without it browsers fire `message`. No CR or LF. Only with `data`. */
+  /** The type that `addEventListener` takes; without it browsers fire `message`. No CR or LF, not `sse.gap` or `sse.end`. Only with `data`. */
   event?: string
   /** The client's new last event ID; `''` resets it. No CR, LF or NUL. */
   id?: string
@@ -40,6 +40,8 @@ export interface EventFields {
 
 const LINE_END = /\r\n|\r|\n/g
 const HAS_LINE_END = /[\r\n]/
+/** The names that the plugin itself uses: a client would take an application's event for its own. */
+const RESERVED: readonly unknown[] = ['sse.gap', 'sse.end']
 const LF = 10
 const CR = 13
 
@@ -110,8 +112,8 @@ export function checkFields (event: SseEvent | string, serialize: (data: unknown
   if (id !== undefined && (typeof id !== 'string' || /[\r\n\0]/.test(id))) {
     throw new SSE_ERR_INVALID_EVENT('id', 'must be a string without CR, LF and NUL', received(id))
   }
-  if (name !== undefined && (typeof name !== 'string' || HAS_LINE_END.test(name))) {
-    throw new SSE_ERR_INVALID_EVENT('event', 'must be a string without CR and LF', received(name))
+  if (name !== undefined && !isEventName(name)) {
+    throw new SSE_ERR_INVALID_EVENT('event', RESERVED.includes(name) ? 'must not be one of the plugin\'s own names' : 'must be a string without CR and LF', received(name))
   }
   if (name !== undefined && data === undefined) {
     throw new SSE_ERR_INVALID_EVENT('data', `must be given with the name ${received(name)}: no client ever fires an event without data, so write "data: ''" or "data: null"`, received(data))
@@ -124,6 +126,11 @@ export function checkFields (event: SseEvent | string, serialize: (data: unknown
   }
   const serialized = data !== undefined && typeof data !== 'string'
   return { id, event: name, retry, comment, data: serialized ? toText(data, serialize) : data as string | undefined, serialized }
+}
+
+/** Whether it may be the name of an application's event. */
+export function isEventName (name: unknown): name is string {
+  return typeof name === 'string' && !HAS_LINE_END.test(name) && !RESERVED.includes(name)
 }
 
 function toText (data: unknown, serialize: (data: unknown) => string): string {

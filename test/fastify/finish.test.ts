@@ -236,6 +236,27 @@ t.test('a response that waits for Redis when the application closes is answered'
   t.ok(await closing < 8_000)
 })
 
+t.test('a client that reads nothing and a Redis that takes the end of a channel but does not answer hold close() no longer than finish and timeout together', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const client = new Redis(server.url, { lazyConnect: true })
+  client.on('error', () => {})
+  t.teardown(() => client.disconnect())
+  const app = await build(t, { backplane: redisBackplane({ client }), drain: { finish: 200, timeout: 1_500 } })
+  app.get('/', (request, reply) => reply.sse((async function * () { for (;;) yield 'x'.repeat(100_000) })()))
+  const reader = await connect(await listen(app))
+  reader.pause()
+  await soon(() => app.sse.stats().blocked === 1, 'the client to be blocked')
+  const publishing = app.sse.channel('a').publishFrom(held(['1'], []).generator())
+  publishing.catch(() => {})
+  await soon(() => app.sse.stats().published === 1, 'the first event')
+  server.freeze()
+  const ms = await timed(app.close())
+  server.thaw()
+  t.ok(ms >= 1_650 && ms < 2_700, `${Math.round(ms)} ms`)
+  reader.resume()
+  await ended(reader)
+})
+
 t.test('publishFrom() that finishes at app.close() ends its channel in Redis, for readers of other processes', { skip: noRedis }, async t => {
   const server = await RedisServer.start(t)
   const process = async (options: SsePluginOptions = {}) => {

@@ -11,6 +11,7 @@ import type { Readable } from 'node:stream'
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
 import { build, logger, soon, until, within } from '../client.ts'
+import { passed } from './app.ts'
 
 const accidents: unknown[] = []
 process.on('unhandledRejection', error => accidents.push(error))
@@ -107,7 +108,23 @@ t.test('inject() of an endless stream resumes from Last-Event-ID, as a client do
   }
 })
 
-t.test('an injected client that leaves closes its stream', async t => {
+t.test('an injected client that leaves closes its stream, and no line in the log is an error', async t => {
+  for (const read of [false, true]) {
+    const lines: any[] = []
+    const app = await build(t, {}, logger(lines, 'info'))
+    app.get('/events', (request, reply) => reply.sse(app.sse.channel('time')))
+    const response = await within(app.inject({ url: '/events', payloadAsStream: true }), 'the head')
+    let broken = !read
+    if (read) response.stream().on('error', () => { broken = true }).resume()
+    t.equal(app.sse.streams.size, 1)
+    response.raw.res.destroy()
+    await soon(() => app.sse.streams.size === 0 && broken, 'the stream to close')
+    await passed(30)
+    t.strictSame(lines.map(({ level, msg, reason }) => [level, reason ?? msg]), [[30, 'incoming request'], [30, 'client']])
+  }
+})
+
+t.test('an injected request that is aborted closes its stream', async t => {
   const app = await build(t)
   app.get('/events', (request, reply) => reply.sse(app.sse.channel('time')))
   const leave = new AbortController()

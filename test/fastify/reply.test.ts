@@ -9,6 +9,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type RouteHandlerMeth
 import t from 'tap'
 import sse, { type SseStream } from '../../lib/index.ts'
 import { connect, listen, logger, soon, until, within } from '../client.ts'
+import { SharedLog } from '../stream/shared-log.ts'
 import { build, ended, isStream, keepAccidents, later, passed } from './app.ts'
 
 const accidents = keepAccidents()
@@ -291,27 +292,31 @@ for (const route of ['exposed', 'explicit'] as const) {
   }
 }
 
-t.test('a status without a body (204) ends the response, starts nothing, and tells the source', async t => {
-  for (const slow of [false, true]) {
-    const lines: any[] = []
-    const app = await build(t, {}, logger(lines, 'info'))
-    if (slow) app.addHook('onSend', async () => { await later() })
-    let started = 0
-    const source = new Readable({ read () { started++ } })
-    app.get('/channel', (request, reply) => reply.code(204).sse(app.sse.channel('time')))
-    app.get('/readable', async (request, reply) => reply.code(204).sse(source))
-    const url = await listen(app)
-    for (const path of ['/channel', '/readable']) {
-      const client = await ended(await within(connect(url + path), path), path)
-      t.equal(client.status, 204)
-      t.equal(client.text, '')
+for (const status of [204, 304]) {
+  t.test(`a status without a body (${status}) ends the response, starts nothing, and tells the source`, async t => {
+    for (const where of ['a handler', 'a handler, with a slow onSend hook', 'an onSend hook']) {
+      const lines: any[] = []
+      const app = await build(t, {}, logger(lines, 'info'))
+      if (where === 'a handler, with a slow onSend hook') app.addHook('onSend', async () => { await later() })
+      if (where === 'an onSend hook') app.addHook('onSend', async (request, reply) => { reply.code(status) })
+      const answer = (reply: FastifyReply): FastifyReply => where === 'an onSend hook' ? reply : reply.code(status)
+      let started = 0
+      const source = new Readable({ read () { started++ } })
+      app.get('/channel', (request, reply) => answer(reply).sse(app.sse.channel('time')))
+      app.get('/readable', async (request, reply) => answer(reply).sse(source))
+      const url = await listen(app)
+      for (const path of ['/channel', '/readable']) {
+        const client = await ended(await within(connect(url + path), path), path)
+        t.equal(client.status, status)
+        t.equal(client.text, '')
+      }
+      t.equal(started, 0)
+      t.match(app.sse.stats(), { streams: 0, opened: 0 })
+      t.strictSame(lines.filter(({ level }) => level >= 40), [])
+      await within(until(() => source.destroyed, 'the source to be told'), 'the source to be told')
     }
-    t.equal(started, 0)
-    t.match(app.sse.stats(), { streams: 0, opened: 0 })
-    t.strictSame(lines.filter(({ level }) => level >= 40), [])
-    await within(until(() => source.destroyed, 'the source to be told'), 'the source to be told')
-  }
-})
+  })
+}
 
 t.test('POST with and without a body: the stream opens after the body has come, and a leaving client is noticed', async t => {
   const app = await build(t)
@@ -435,20 +440,126 @@ t.test('neither handlerTimeout nor connectionTimeout nor requestTimeout cuts a s
   }
 })
 
-t.test('handlerTimeout still answers with 503 when an onSend hook hangs, and the hook may end later', { todo: 'the reply counts as sent meanwhile' }, async t => {
-  const app = await build(t, {}, { handlerTimeout: 200 })
+t.test('handlerTimeout answers while an onSend hook hangs, as for any other response, and the hook may end later', async t => {
+  for (const how of ['async', 'callback'] as const) {
+    const lines: any[] = []
+    const app = await build(t, {}, { ...logger(lines, 'error'), handlerTimeout: 200 })
+    let go = (): void => {}
+    if (how === 'async') {
+      app.addHook('onSend', async (request, reply, payload) => { if (isStream(payload)) await new Promise<void>(resolve => { go = resolve }) })
+    } else {
+      app.addHook('onSend', (request, reply, payload, done) => {
+        if (isStream(payload)) go = () => done()
+        else done()
+      })
+    }
+    const signals: AbortSignal[] = []
+    app.addHook('onRequest', async request => { signals.push((request as unknown as { signal: AbortSignal }).signal) })
+    app.get('/other', async (request, reply) => reply.send(Readable.from(['text'])))
+    app.get('/handler', async (request, reply) => {
+      reply.raw.setHeader('x-early', '1')
+      return reply.sse(app.sse.channel('time'))
+    })
+    app.get('/hook', { async preHandler (request, reply) { reply.sse(app.sse.channel('time')) } }, async () => {})
+    app.get('/quick', { handlerTimeout: 60_000 }, async (request, reply) => {
+      setImmediate(() => go())
+      return reply.sse(['one'])
+    })
+    const url = await listen(app)
+    t.teardown(() => go())
+    const answer = async (path: string): Promise<unknown> => {
+      const client = await ended(await within(connect(url + path), 'the response'), 'the response')
+      go()
+      await passed(60)
+      t.match(app.sse.stats(), { streams: 0, opened: 0 })
+      return [client.status, JSON.parse(client.text.replace(`'${path}'`, 'PATH')), client.closed]
+    }
+    const other = await answer('/other')
+    t.match(other, [503, { code: 'FST_ERR_HANDLER_TIMEOUT' }])
+    t.strictSame(await answer('/handler'), other)
+    t.strictSame(await answer('/hook'), other)
+    t.equal(lines.length, 3, 'and each is logged, once')
+    t.strictSame(signals.map(({ reason }) => reason?.code), Array(3).fill('FST_ERR_HANDLER_TIMEOUT'), 'request.signal tells of it')
+    const timers = process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+    const quick = await ended(await within(connect(url + '/quick'), 'the response'), 'the response')
+    t.equal(quick.closed, 'end')
+    await soon(() => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length <= timers, 'no timer to be left')
+  }
+})
+
+t.test('an onSend hook that ends while the answer of handlerTimeout is in its own hooks changes nothing of that answer', async t => {
+  const app = await build(t, {}, { handlerTimeout: 100 })
+  let errors = 0
+  app.addHook('onError', async () => { errors++ })
   let go = (): void => {}
   app.addHook('onSend', async (request, reply, payload) => {
-    if (isStream(payload)) await new Promise<void>(resolve => { go = resolve })
+    if (isStream(payload)) return await new Promise<void>(resolve => { go = resolve })
+    go()
+    await later()
   })
+  app.get('/', (request, reply) => reply.sse(app.sse.channel('time')))
+  const client = await ended(await within(connect(await listen(app)), 'the response'), 'the response')
+  t.match(client, { status: 503, closed: 'end' })
+  t.equal(errors, 1)
+  t.match(client.text, /FST_ERR_HANDLER_TIMEOUT/)
+  t.match(app.sse.stats(), { streams: 0, opened: 0 })
+})
+
+t.test('handlerTimeout answers while the backplane is asked whether the channels have ended', async t => {
+  const line = new SharedLog().line()
+  const app = await build(t, { backplane: line }, { handlerTimeout: 200 })
+  let errors = 0
+  app.addHook('onError', async () => { errors++ })
+  const reasons: string[] = []
+  app.sse.on('subscribe', ({ stream }) => { stream.closed.then(reason => reasons.push(reason)) })
   app.get('/', async (request, reply) => reply.sse(app.sse.channel('time')))
   const url = await listen(app)
-  t.teardown(() => go())
-  const client = await ended(await within(connect(url), 'the response'), 'the response')
-  t.equal(client.status, 503)
-  go()
-  await passed(60)
+  line.lagging = true
+  const client = await ended(await within(connect(url), 'the response'), 'the end of the response')
+  t.match(client, { status: 503, closed: 'end' })
+  line.catchUp()
+  await passed(1_000) // an answer that came late, or was given up, would be seen
+  t.equal(errors, 1)
+  t.strictSame(reasons, ['error'])
   t.match(app.sse.stats(), { streams: 0, opened: 0 })
+})
+
+t.test('handlerTimeout answers once, also where the event loop was held when its timer was set', async t => {
+  const app = await build(t, {}, { handlerTimeout: 200 })
+  let errors = 0
+  app.addHook('onError', async () => { errors++ })
+  app.addHook('onSend', async (request, reply, payload) => { if (isStream(payload)) await new Promise(() => {}) })
+  app.get('/holds', (request, reply) => {
+    const end = performance.now() + 100
+    while (performance.now() < end);
+    reply.send('held')
+  })
+  app.get('/hangs', async (request, reply) => {
+    await later()
+    return reply.sse(app.sse.channel('time'))
+  })
+  await listen(app)
+  const socket = net.connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  socket.write('GET /holds HTTP/1.1\r\nHost: a\r\n\r\nGET /hangs HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n')
+  const text = (await within(socket.toArray(), 'both responses')).join('')
+  t.match(text, /held[^]*HTTP\/1.1 503 [^]*FST_ERR_HANDLER_TIMEOUT/)
+  await passed(100)
+  t.equal(errors, 1)
+  t.match(app.sse.stats(), { streams: 0, opened: 0 })
+})
+
+t.test('an onSend hook that has written the head by itself: the stream follows it', async t => {
+  const app = await build(t)
+  app.addHook('onSend', (request, reply, payload, done) => {
+    reply.raw.setHeader('content-type', 'text/event-stream')
+    reply.raw.setHeader('trailer', 'x-late')
+    reply.raw.flushHeaders()
+    done()
+  })
+  app.get('/', (request, reply) => reply.sse(['one']))
+  const client = await ended(await within(connect(await listen(app)), 'the response'), 'the end')
+  t.equal(client.events[0]?.data, 'one')
+  t.equal(client.closed, 'end')
 })
 
 t.test('request.signal stays quiet while the stream is open', async t => {

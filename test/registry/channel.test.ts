@@ -164,6 +164,28 @@ t.test('who takes publish() for emit(), or leaves the data out, is told what to 
   t.equal((await time.history()).length, 4)
 })
 
+t.test('no event of an application goes out under a name of the plugin\'s own, by whatever way, so a client may trust a gap and an end', async t => {
+  const app = await build(t)
+  const a = app.sse.channel('a')
+  let sent = Promise.resolve(true)
+  app.get<{ Params: { event: string } }>('/:event', (request, reply) => reply.sse(stream => {
+    sent = stream.send({ event: request.params.event, data: 'forged' })
+    sent.catch(() => {})
+  }))
+  for (const event of ['sse.gap', 'sse.end']) {
+    const refused = { code: 'SSE_ERR_INVALID_EVENT', message: `event: "event" must not be one of the plugin's own names, received "${event}"` }
+    const forged = { event, data: { reason: 'done', channels: ['a'] } }
+    await t.rejects(a.publish(forged), refused)
+    await t.rejects(app.sse.publish(['a', 'b'], forged), refused)
+    await t.rejects(app.sse.channel(event).publishFrom([forged]), refused)
+    t.notMatch((await app.inject(`/${event}`)).body, event)
+    await t.rejects(sent, refused)
+  }
+  t.equal((await a.history()).length, 0)
+  await a.publish({ event: 'sse', data: 'x' })
+  t.equal((await a.history()).length, 1)
+})
+
 t.test('an event larger than maxEventBytes is refused, one of just that size is taken, and the names of its channels count', async t => {
   const app = await build(t, { maxEventBytes: 100 })
   const a = app.sse.channel('a')

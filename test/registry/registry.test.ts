@@ -497,6 +497,35 @@ t.test('registry events come in order, with the stream, and a listener that thro
   t.equal(lines.filter(({ err }) => /^thrown at/.test(err?.message)).length, 6)
 })
 
+t.test('an async listener that rejects is logged like one that throws: the others are called, and the process lives', async t => {
+  const lines: any[] = []
+  const { app, a, drive } = await start(t, { maxAge: 0 }, logger(lines))
+  const unhandled: unknown[] = []
+  const listen = (error: unknown): void => { unhandled.push(error) }
+  process.on('unhandledRejection', listen)
+  t.teardown(() => process.off('unhandledRejection', listen))
+  const names = ['open', 'subscribe', 'gap', 'unsubscribe', 'close'] as const
+  const heard: string[] = []
+  for (const name of names) {
+    app.sse.on(name, async () => { throw new Error(`thrown at ${name}`) })
+    app.sse.once(name, async () => {
+      await turn()
+      throw new Error(`thrown later at ${name}`)
+    })
+    app.sse.on(name, () => { heard.push(name) })
+  }
+  const { client, stream } = await drive(stream => stream.subscribe(a), { lastEventId: 'unknown' })
+  await a.publish('x')
+  await client.first(1)
+  await stream.close()
+  const told = (): string[] => lines.filter(({ err }) => /^thrown/.test(err?.message)).map(({ level, msg, err }) => `${level} ${msg}: ${err.message}`)
+  await until(() => told().length >= 10)
+  t.same(told().sort(), names.flatMap(name => ['', 'later '].map(when => `50 a listener of the event "${name}" failed: thrown ${when}at ${name}`)).sort())
+  t.same(heard.sort(), [...names].sort())
+  await turn()
+  t.same(unhandled, [])
+})
+
 t.test('a listener of "subscribe" may close the stream: it is a member of nothing then', async t => {
   const { app, a, b, drive } = await start(t)
   app.sse.on('subscribe', ({ stream }) => { stream.close() })

@@ -4,6 +4,7 @@ import type { Test } from 'tap'
 import type { Channel, SseStream, SubscribeOptions } from '../../lib/index.ts'
 import { blocks, build, connect, listen, until, Valve, within, type Client } from '../client.ts'
 import { turn } from './driving.ts'
+import { Inflated } from './inflated.ts'
 import { accepts, judge, seqOf, type Place, type Published, type Step } from './judge.ts'
 import { SharedLog, type Line } from './shared-log.ts'
 
@@ -22,9 +23,11 @@ const NAMES = ['a', 'b', 'c', 'd']
 /** A valve that notes what is written, at the moment when it is. */
 class Tap extends Valve {
   note: (text: string) => void = () => {}
+  /** What was written so far inflates to this, where it is compressed. */
+  inflated: Inflated | undefined
 
   override write (chunk: any, ...rest: any[]): boolean {
-    this.note(String(chunk))
+    this.note(this.inflated?.add(chunk) ?? String(chunk))
     return super.write(chunk, ...rest as [])
   }
 }
@@ -68,6 +71,7 @@ export class World {
   #lines: Line[] = []
   #all: Connection[] = []
   #depth = 0
+  #compressed = false
 
   constructor (t: Test, chance: () => number, tight: boolean) {
     this.#t = t
@@ -77,7 +81,7 @@ export class World {
 
   #below (n: number): number { return Math.floor(this.#chance() * n) }
 
-  async open (shared: boolean): Promise<void> {
+  async open (shared: boolean, compress = false): Promise<void> {
     const history = !this.#tight
       ? {}
       : { maxEvents: [0, 1, 5, 20, 60][this.#below(5)]!, ...(this.#chance() < 0.3 && { maxBytes: 1_500 }), ...(this.#chance() < 0.2 && { maxAge: 30 }) }
@@ -86,7 +90,7 @@ export class World {
     for (let process = 0; process < (shared ? 2 : 1); process++) {
       const line = log?.line(() => this.#below(most + 1))
       if (line !== undefined) this.#lines.push(line)
-      const app = await build(this.#t, { history, heartbeatInterval: this.#chance() < 0.5 ? 20 : 0, backplane: line }, { forceCloseConnections: true })
+      const app = await build(this.#t, { history, heartbeatInterval: this.#chance() < 0.5 ? 20 : 0, backplane: line, compress: compress && { minBytes: 40, window: 1_024 } }, { forceCloseConnections: true })
       for (const event of ['subscribe', 'unsubscribe', 'gap', 'open', 'close'] as const) {
         app.sse.on(event, ({ stream }: { stream: SseStream }) => {
           const connection = this.#all.find(one => one.stream === stream)
@@ -112,6 +116,7 @@ export class World {
       this.#apps.push(app)
       this.#urls.push(await listen(app))
     }
+    this.#compressed = compress
   }
 
   #head (process: number): number { return seqOf(this.#apps[process]!.sse.cursor) }
@@ -213,8 +218,12 @@ export class World {
       if (connection.stream !== undefined && this.#chance() < 0.01) this.#mischief(connection)
       connection.inside--
     }
+    if (this.#compressed) tap.inflated = new Inflated()
     this.#all.push(connection)
-    connection.client = await within(connect(`${this.#urls[process]!}/${this.#all.length - 1}`, usable === null ? {} : { lastEventId: usable.cursor }), 'the response')
+    connection.client = await within(connect(`${this.#urls[process]!}/${this.#all.length - 1}`, {
+      ...(usable !== null && { lastEventId: usable.cursor }),
+      ...(this.#compressed && { headers: { 'accept-encoding': 'gzip' } })
+    }), 'the response')
     this.#connections.push(connection)
   }
 

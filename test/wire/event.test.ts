@@ -192,6 +192,8 @@ t.test('what the wire cannot carry is refused with field, rule and value', async
     ['LF in event', { event: 'a\n', data: 'd' }, 'event: "event" must be a string without CR and LF, received "a\\n"'],
     ['CR in event', { event: '\ra', data: 'd' }, 'event: "event" must be a string without CR and LF, received "\\ra"'],
     ['false as event', { event: false, data: 'd' }, 'event: "event" must be a string without CR and LF, received false'],
+    ['the name of the plugin\'s gap', { event: 'sse.gap', data: 'd' }, 'event: "event" must not be one of the plugin\'s own names, received "sse.gap"'],
+    ['the name of the plugin\'s end', { event: 'sse.end', data: 'd' }, 'event: "event" must not be one of the plugin\'s own names, received "sse.end"'],
     ['null as event', { event: null, data: 'd' }, 'event: "event" must be a string without CR and LF, received null'],
     ['negative retry', { retry: -1 }, 'event: "retry" must be a whole number of milliseconds >= 0, received -1'],
     ['fractional retry', { retry: 0.5 }, 'event: "retry" must be a whole number of milliseconds >= 0, received 0.5'],
