@@ -4,7 +4,7 @@
  * Each row of the table is a function below that finds its cell for any of the four libraries. Each library runs in a
  * process of its own, as some cells hang or end it. After the build it takes about a minute.
  *
- *   --only text        rows whose title has the text; prints, and leaves compare.md alone
+ *   --only text        rows whose title has the text; prints, and leaves the page alone
  *
  * "own code": the library leaves it to the application. Where nothing can be called, the row looks for words in the
  * README and types that are installed, and fails if it finds them: then this file is out of date.
@@ -28,6 +28,10 @@ const CELL_MS = 25_000
 /** How long a row waits for what may never come, in ms. */
 const PATIENCE_MS = 2_000
 const RUN_MS = 180_000
+
+/** Where the table goes: between these two lines. */
+const PAGE = `${root}docs/comparison.md`
+const TABLE = /(?<=<!-- Written by bench\/compare\.js -->\n)[^]*?(?=<!-- End of that -->)/
 
 /** From eventsource-parser, a parser that others wrote; there once the root is installed. */
 let createParser
@@ -79,6 +83,9 @@ const libraries = {
       return { backplane: redisBackplane({ client }) }
     },
     history: maxEvents => ({ history: { maxEvents } }),
+    values: { history: { channel: () => ({ latest: true }) } },
+    publishFrom: (app, name, source) => app.sse.channel(name).publishFrom(source),
+    pageClient: `${root}dist/client/`,
     limits: { streams: { maxStreams: 1 }, perClient: { maxStreamsPerKey: 1 }, bytes: { maxEventBytes: 1_000 } }
   },
 
@@ -253,7 +260,113 @@ const rows = [
     }
   },
   {
-    title: 'Several processes as one, through Redis',
+    title: 'A busy channel takes nothing from the history of a quiet one',
+    async cell (lib) {
+      if (!lib.history) return ownCode(lib, /\bhistory\b|event buffer for/i)
+      const app = await makeApp(lib, lib.history(10))
+      const publish = lib.channels(app, '/', ['quiet', 'busy'])
+      const port = await listen(app)
+      const first = get(port)
+      await until(() => first.open)
+      publish('quiet', { data: 'one' })
+      await until(() => first.events.length === 1)
+      first.leave()
+      publish('quiet', { data: 'two' })
+      for (let n = 0; n < 1_000; n++) publish('busy', { data: 'x' })
+      const second = get(port, '/', { headers: { 'last-event-id': first.events[0].id } })
+      await until(() => data(second).includes('two'), PATIENCE_MS, false)
+      const gaps = second.events.filter(({ event }) => event === 'sse.gap').map(({ data }) => JSON.parse(data).channels.join())
+      return data(second).includes('two') && gaps.join() === 'busy' ? 'yes' : 'no'
+    }
+  },
+  {
+    title: 'A channel of values: a new client gets the newest at once, a slow one skips what is out of date',
+    async cell (lib) {
+      if (!lib.values) return ownCode(lib, /\blatest value|newest value|\bconflat|\bretained\b/i)
+      const app = await makeApp(lib, lib.values)
+      const publish = lib.channels(app, '/', ['price'])
+      const port = await listen(app)
+      const stalled = get(port, '/', { stalled: true })
+      await until(() => stalled.open)
+      for (let n = 1; n <= 1_000; n++) {
+        publish('price', { data: String(n).padEnd(20_000, ' ') })
+        await turn()
+      }
+      const late = get(port)
+      await until(() => late.events.length === 1)
+      stalled.resume()
+      await until(() => Number(stalled.events.at(-1)?.data) === 1_000)
+      return Number(late.events[0].data) === 1_000 && stalled.events.length < 1_000 && !hasGap(stalled) ? 'yes' : 'no'
+    },
+    note: 'Tried with 20 MB of values, more than the sockets hold.'
+  },
+  {
+    title: 'A channel with an end: its readers are told, who comes later gets all of it, and who has had it gets a 204',
+    async cell (lib) {
+      if (!lib.publishFrom) return ownCode(lib, /publishFrom|end of (the|a) channel/i)
+      const app = await makeApp(lib)
+      lib.channels(app, '/', ['answer'])
+      const port = await listen(app)
+      const reader = get(port)
+      await until(() => reader.open)
+      await lib.publishFrom(app, 'answer', ['one', 'two'])
+      await until(() => reader.ended)
+      const late = get(port, '/', { headers: { 'last-event-id': reader.events[0].id } })
+      await until(() => late.ended)
+      const again = get(port, '/', { headers: { 'last-event-id': late.events.at(-1).id } })
+      await until(() => again.status)
+      const [one, two, end] = reader.events
+      return one.data === 'one' && two.data === 'two' && end.event === 'sse.end' && late.events[0].data === 'two' && again.status === 204 ? 'yes' : 'no'
+    }
+  },
+  {
+    title: 'A client for pages, which comes back after a 503',
+    async cell (lib) {
+      if (!lib.pageClient) return noPageClient(lib)
+      const { SseClient } = await import(`${lib.pageClient}index.js`)
+      const app = await makeApp(lib)
+      let refusals = 1
+      app.addHook('onRequest', async (request, reply) => { if (refusals-- > 0) return reply.code(503).send() })
+      const publish = lib.channels(app, '/', ['news'])
+      const client = new SseClient(`http://127.0.0.1:${await listen(app)}/`, { retry: { max: 100 } })
+      const events = []
+      client.onmessage = event => events.push(event.data)
+      await until(() => app.sse.streams.size === 1)
+      publish('news', { data: 'hello' })
+      await until(() => events.length === 1)
+      client.close()
+      return 'yes'
+    }
+  },
+  {
+    title: 'The tabs of a browser share one connection',
+    async cell (lib) {
+      if (!lib.pageClient) return noPageClient(lib)
+      const { chromium } = await import('playwright-core')
+      const path = spawnSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).stdout.trim()
+      if (path === '') return 'not tried: no chromium'
+      const app = await makeApp(lib)
+      const publish = lib.channels(app, '/events', ['news'])
+      const script = "import { SseClient } from '/client/index.js'; new SseClient('/events', { share: true }).onmessage = event => { document.title = event.data }"
+      app.get('/', (request, reply) => reply.type('text/html').send(`<!doctype html><script type="module">${script}</script>`))
+      app.get('/client/:file', (request, reply) => reply.type('text/javascript').send(readFileSync(`${lib.pageClient}${request.params.file}`)))
+      const port = await listen(app)
+      const browser = await chromium.launch({ executablePath: path, args: ['--no-sandbox', '--disable-gpu'] })
+      try {
+        const context = await browser.newContext()
+        const tabs = await Promise.all([1, 2, 3].map(() => context.newPage()))
+        for (const tab of tabs) await tab.goto(`http://127.0.0.1:${port}/`)
+        await until(() => app.sse.stats().opened >= 3 && app.sse.streams.size === 1, 10_000)
+        publish('news', { data: 'hello' })
+        for (const tab of tabs) await tab.waitForFunction(() => document.title === 'hello', null, { timeout: 5_000 })
+        return app.sse.streams.size === 1 ? 'yes, with `share`' : 'no'
+      } finally {
+        await browser.close()
+      }
+    }
+  },
+  {
+    title: 'Several processes act as one, through Redis',
     async cell (lib) {
       if (!lib.redis) return ownCode(lib, /redis|cluster|several processes|pub\/?sub/i)
       if (!process.env.COMPARE_REDIS) return 'not tried: no redis-server'
@@ -281,7 +394,7 @@ const rows = [
       "kernel's socket buffers hold is not in it. Own code can do better with @fastify/sse, whose `send()` resolves when the client has read, with a queue for each client."
   },
   {
-    title: 'What becomes of such a client when it reads again, after 100 MB',
+    title: 'What happens to that client when it reads again, after 100 MB',
     async cell (lib) {
       const { stalled, count } = await publishBesideStalled(lib, 100)
       stalled.resume()
@@ -610,6 +723,13 @@ function ownCode ({ directory }, words) {
   return 'own code'
 }
 
+/** A library without a module for pages: `EventSource`, or what somebody else wrote. Fails where there is one. */
+function noPageClient ({ directory }) {
+  const { exports = {}, browser } = json(`${directory}package.json`)
+  if (browser || Object.keys(exports).some(name => /client|browser|page/.test(name))) throw new Error('there is a module for pages: is that what this row looks for?')
+  return 'no'
+}
+
 /** Events of 20 KB to a client that reads, beside one that does not. `before` that one came: enough to fill what is kept for all. */
 async function publishBesideStalled (lib, megabytes, before = 0) {
   const count = megabytes * 50
@@ -830,7 +950,7 @@ async function compare () {
   prepare()
   const started = performance.now()
   setTimeout(() => {
-    console.error(`Not done in ${RUN_MS / 1000} s: compare.md stays as it was.`)
+    console.error(`Not done in ${RUN_MS / 1000} s: the page stays as it was.`)
     process.exit(1)
   }, RUN_MS).unref()
 
@@ -846,9 +966,11 @@ async function compare () {
   const markdown = report(cells)
   console.log(`${markdown}\n${Math.round((performance.now() - started) / 1000)} s`)
   if (only) return
-  if (process.exitCode) return console.error('Cells failed: compare.md stays as it was.')
-  writeFileSync(`${here}compare.md`, markdown)
-  console.log('Written to bench/compare.md')
+  if (process.exitCode) return console.error('Cells failed: the page stays as it was.')
+  const page = readFileSync(PAGE, 'utf8')
+  if (!TABLE.test(page)) throw new Error(`${PAGE} has no place for the table`)
+  writeFileSync(PAGE, page.replace(TABLE, () => markdown))
+  console.log('Written to docs/comparison.md')
 }
 
 /** Installs and builds what it takes. */
@@ -886,10 +1008,8 @@ function report (cells) {
     return `| ${title}${mark} | ${names.map(name => found[name]).join(' | ')} |`
   })
   return [
-    '# Comparison with other libraries',
-    `\`node bench/compare.js\`, ${new Date().toISOString().slice(0, 10)}, Node ${process.versions.node}, Fastify ${fastify}. ` +
-    'Each cell is what that command found on the installed package, used as its README says: the check of a row is the function under its title in ' +
-    `[compare.js](compare.js). "Own code": the library leaves it to the application. Licences: ${licences.length === 1 ? `all ${licences}` : packages.map(({ license }) => license).join(', ')}.`,
+    `Found by \`node bench/compare.js\` on ${new Date().toISOString().slice(0, 10)}, with Node ${process.versions.node} and Fastify ${fastify}. ` +
+    `Licences: ${licences.length === 1 ? `all ${licences}` : packages.map(({ license }) => license).join(', ')}.`,
     [`| | ${packages.map(({ name, version }) => `${name} ${version}`).join(' | ')} |`, '|---|---|---|---|---|', ...lines].join('\n'),
     notes.map((note, i) => `${i + 1}. ${note}`).join('\n')
   ].join('\n\n') + '\n'

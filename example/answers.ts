@@ -1,4 +1,4 @@
-// The answer of a model: it goes on though its reader leaves, and whoever comes later reads it from its first token.
+// The answer of a model: it goes on when its reader leaves, and a page that comes later reads it from its first token.
 // Ask, reload the page in the middle, open it in a second tab, stop it from there.
 //
 //   node --import tsx example/answers.ts     # then open http://localhost:8000
@@ -9,7 +9,7 @@ import { setTimeout } from 'node:timers/promises'
 import fastifyStatic from '@fastify/static'
 import Fastify from 'fastify'
 import sse, { type Channel } from 'fastify-sse-channels'
-import { backplane, serveClient } from './shared.ts'
+import { backplane, serveShared } from './shared.ts'
 
 const { PORT = '8000', HOST = 'localhost', TOKEN_MS = '100' } = process.env
 
@@ -18,7 +18,7 @@ const app = Fastify({ logger: { level: 'warn' }, forceCloseConnections: true })
 // At Ctrl-C, answers may finish for five seconds (drain.finish). Then they end with the reason "closed".
 await app.register(sse, { backplane: await backplane() })
 await app.register(fastifyStatic, { root: new URL('answers/public', import.meta.url) })
-await serveClient(app)
+await serveShared(app)
 
 interface Answer { question: string, token: string }
 interface Id { Params: { id: string } }

@@ -1,4 +1,5 @@
-// Prometheus metrics by prom-client: what app.sse.stats() counts, and what its events add to that.
+// Prometheus metrics by prom-client: what app.sse.stats() counts, and what its events add to that. Beside this file, in metrics/: a
+// dashboard for Grafana (import dashboard.json), and rules for Prometheus (name alerts.yml in its rule_files).
 //
 //   node --import tsx example/metrics.ts
 //   curl -N http://localhost:8000/events     # a stream to be counted; leave it open
@@ -45,8 +46,10 @@ for (const [name, help, value] of counters) {
 const durations = new Histogram({
   name: 'sse_stream_duration_seconds', help: 'How long streams were open, by why they closed', labelNames: ['reason'], registers, buckets: [1, 10, 60, 600, 3_600, 86_400]
 })
+for (const reason in app.sse.stats().closed) durations.zero({ reason }) // or the first of a kind would not be seen to rise
 app.sse.on('close', ({ reason, durationMs }) => durations.observe({ reason }, durationMs / 1_000))
 const gaps = new Counter({ name: 'sse_gaps_total', help: 'Clients that were told of lost events, by reason', labelNames: ['reason'], registers })
+for (const reason of ['expired', 'unknown', 'overrun', 'reset']) gaps.inc({ reason }, 0)
 app.sse.on('gap', ({ reason }) => gaps.inc({ reason }))
 
 app.get('/metrics', async (request, reply) => reply.type(register.contentType).send(await register.metrics()))

@@ -4,7 +4,7 @@
 import Fastify from 'fastify'
 import fastifyStatic from '@fastify/static'
 import sse, { type SseStats } from 'fastify-sse-channels'
-import { serveClient } from './shared.ts'
+import { serveShared } from './shared.ts'
 
 const { PORT = '8000', HOST = 'localhost', SAMPLE_MS = '1000', LOAD = '0' } = process.env
 const KEPT = 300 // samples that a new page starts with
@@ -17,7 +17,7 @@ await app.register(sse, {
 })
 await app.register(fastifyStatic, { root: new URL('monitor/public', import.meta.url) })
 await app.register(fastifyStatic, { root: new URL('.', import.meta.resolve('uplot')), prefix: '/uplot/', index: false, decorateReply: false })
-await serveClient(app)
+await serveShared(app)
 
 /** Rates are a second's; gaps are those since the sample before. */
 interface Sample { at: number, streams: number, channels: number, received: number, delivered: number, bytes: number, blocked: number, gaps: number }
@@ -44,7 +44,7 @@ function take (): void {
   last = { at, stats }
   samples.push(sample)
   if (samples.length > KEPT) samples.shift()
-  // Sent, not published: it would fill the history that it reports on, and who comes later gets all samples at once.
+  // Sent, not published: it would fill the history that it reports on, and a page that comes later gets all samples at once.
   for (const stream of app.sse.streams) if (stream.channels.has(probes.name)) stream.send({ event: 'sample', data: sample })
 }
 

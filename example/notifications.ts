@@ -62,7 +62,7 @@ app.get('/notifications', { onRequest: signedIn }, async (request, reply) => {
   return reply
 })
 
-// It was too slow, or the log lost events: what is unread, anew. If the database is away, let the page come back later.
+// It was too slow, or the log lost events: send what is unread again. If the database is away, let the page come back later.
 app.sse.on('gap', ({ stream }) => { snapshot(stream, stream.request.session.user!).catch(() => stream.close()) })
 
 // For the rest of the application, so it asks for no session.

@@ -2,7 +2,7 @@
 import fastifyStatic from '@fastify/static'
 import Fastify, { type FastifyRequest } from 'fastify'
 import sse from 'fastify-sse-channels'
-import { backplane, serveClient } from './shared.ts'
+import { backplane, serveShared } from './shared.ts'
 
 const { PORT = '8000', HOST = 'localhost', TICK_MS = '5000', TICKER = 'on' } = process.env
 
@@ -20,7 +20,7 @@ await app.register(fastifyStatic, {
   index: false,
   globIgnore: ['index.html'] // it is served at / alone
 })
-await serveClient(app)
+await serveShared(app)
 
 const time = app.sse.channel<{ message: string }>('time')
 

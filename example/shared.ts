@@ -1,14 +1,15 @@
-// What several examples need: the client for their pages, and the backplane that their processes share.
+// What several examples need: the client and the style of their pages, and the backplane that their processes share.
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
 import type { FastifyInstance } from 'fastify'
 import type { Backplane } from 'fastify-sse-channels'
 
 /**
- * Serves the client as /sse-client.js, put together from its source, so that a fresh clone needs no build. Your app serves the file of
- * the installed package instead, or has a bundler: see docs/client.md.
+ * Serves what all pages load: /common.css, and the client as /sse-client.js. The client is built from its source here, so that a fresh
+ * clone needs no build. Your app serves the file of the installed package instead, or has a bundler: see docs/client.md.
  */
-export async function serveClient (app: FastifyInstance): Promise<void> {
+export async function serveShared (app: FastifyInstance): Promise<void> {
   const { outputFiles: [file] } = await build({
     entryPoints: [fileURLToPath(new URL('../lib/client/index.ts', import.meta.url))],
     bundle: true,
@@ -16,8 +17,10 @@ export async function serveClient (app: FastifyInstance): Promise<void> {
     format: 'esm',
     target: 'es2022'
   })
-  const { text } = file!
-  app.get('/sse-client.js', (request, reply) => reply.type('text/javascript').header('cache-control', 'no-cache').send(text))
+  const serve = (url: string, type: string, text: string) =>
+    app.get(url, (request, reply) => reply.type(type).header('cache-control', 'no-cache').send(text))
+  serve('/sse-client.js', 'text/javascript', file!.text)
+  serve('/common.css', 'text/css', readFileSync(new URL('common.css', import.meta.url), 'utf8'))
 }
 
 /** With REDIS_URL in the environment, processes are one application: what one publishes, the pages of all see. */

@@ -7,7 +7,7 @@
 import fastifyStatic from '@fastify/static'
 import Fastify from 'fastify'
 import sse from 'fastify-sse-channels'
-import { backplane, serveClient } from './shared.ts'
+import { backplane, serveShared } from './shared.ts'
 
 const { PORT = '8000', HOST = 'localhost', TRADES = '2000' } = process.env
 const CHOSEN = 20 // at most, by one page
@@ -25,7 +25,7 @@ await app.register(sse, {
   drain: { timeout: 500 }
 })
 await app.register(fastifyStatic, { root: new URL('ticker/public', import.meta.url) })
-await serveClient(app)
+await serveShared(app)
 
 interface Trade { symbol: string, price: number, at: number }
 const channelOf = (symbol: string) => app.sse.channel<{ trade: Trade }>(`price/${symbol}`)

@@ -31,7 +31,7 @@ export async function runExample (t: { teardown: (fn: () => unknown) => void }, 
   child.stderr.setEncoding('utf8').on('data', text => { errors += text })
   createInterface(child.stdout).on('line', line => lines.push(read(line)))
   await until(() => lines.length > 0 || child.exitCode !== null, `${file} to start`)
-  const url = /^Listening at (http:\S+)$/.exec(lines[0] ?? '')?.[1]
+  const url = /\bListening at (http:\S+)$/.exec(lines[0] ?? '')?.[1]
   if (url === undefined) throw new Error(`${file} did not start: ${lines[0]} ${errors}`)
   return {
     url,

@@ -1,5 +1,8 @@
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import type { Page } from 'playwright-core'
 import t, { type Test } from 'tap'
+import { parse } from 'yaml'
 import { launch, skip } from './browser.ts'
 import { connect, until, type Client } from './client.ts'
 import { runExample } from './example.ts'
@@ -323,7 +326,22 @@ t.test('metrics.ts serves the counters of the plugin and what its events tell, a
   clients[0]!.leave()
   let closed = await scrape()
   for (const end = Date.now() + 20_000; closed.sse_streams !== 1 && Date.now() < end; closed = await scrape()) await new Promise(resolve => setTimeout(resolve, 10))
-  t.match(closed, { sse_streams: 1, sse_opened_total: 2, sse_subscriptions: 1, 'sse_stream_duration_seconds_count{reason="client"}': 1 })
+  t.match(closed, { sse_streams: 1, sse_opened_total: 2, sse_subscriptions: 1, 'sse_stream_duration_seconds_count{reason="client"}': 1, 'sse_stream_duration_seconds_count{reason="stall"}': 0 })
+
+  // The dashboard and the rules beside it ask for what is there, name and labels; and they ask for all of it.
+  const read = (file: string): string => readFileSync(new URL(`../example/metrics/${file}`, import.meta.url), 'utf8')
+  const { panels } = JSON.parse(read('dashboard.json')) as { panels: Array<{ title: string, targets: Array<{ expr: string }> }> }
+  const { groups: [{ rules }] } = parse(read('alerts.yml')) as { groups: [{ rules: Array<{ alert: string, expr: string }> }] }
+  const asked = [...panels.flatMap(({ title, targets }) => targets.map(({ expr }) => [title, expr])), ...rules.map(({ alert, expr }) => [alert, expr])] as Array<[string, string]>
+  const served = new Map(Object.keys(closed).map(line => line.split('{')).map(([name, labels = '']) => [name!, labels]))
+  for (const [where, expr] of asked) {
+    t.match(expr, /sse_/, where)
+    for (const [, name, selector = ''] of expr.matchAll(/\b(sse_\w+)(?:\{([^}]*)\})?/g)) {
+      t.ok(served.has(name!), `${where}: ${name}`)
+      for (const [, label] of selector.matchAll(/(\w+)\s*(?:=|!=)/g)) t.ok(['job', 'instance'].includes(label!) || served.get(name!)!.includes(`${label}=`), `${where}: ${name} has the label ${label}`)
+    }
+  }
+  for (const name of served.keys()) t.ok(name.endsWith('_sum') || panels.some(({ targets }) => targets.some(({ expr }) => expr.includes(name))), `the dashboard shows ${name}`)
   await example.stop()
   await until(() => clients[1]!.closed === 'end')
 })
@@ -393,4 +411,27 @@ t.test('monitor.ts in a browser shows the load, a client that blocks, gaps and t
 
   await stop('SIGINT')
   await page.locator('#status', { hasText: /^reconnecting$/ }).waitFor({ timeout })
+})
+
+t.test('axe finds nothing to mend on any page, by day and by night, on a phone and on a desktop', { skip }, async t => {
+  const browser = await launch(t)
+  const pages = [['server.ts', ''], ['answers.ts', ''], ['answers.ts', '#'], ['ticker.ts', ''], ['monitor.ts', '']] as const
+  const path = createRequire(import.meta.url).resolve('axe-core/axe.min.js')
+  for (const [file, hash] of pages) {
+    const { url, stop } = await run(t, file, { REDIS_URL: '', TICK_MS: '50', SAMPLE_MS: '50', TOKEN_MS: '5', LOAD: '4' })
+    const fragment = hash && hash + (await (await json(`${url}/answers`, { question: 'Is it so?' })).json() as { id: string }).id
+    for (const colorScheme of ['light', 'dark'] as const) {
+      for (const [width, height] of [[390, 844], [1280, 800]] as const) {
+        const page = await browser.newPage({ viewport: { width, height }, colorScheme, reducedMotion: 'reduce' })
+        await page.goto(`${url}/${fragment}`)
+        await page.waitForFunction(() => ['connected', 'live', 'over', ''].includes(document.getElementById('status')!.textContent!), null, { timeout: 20_000 })
+        await page.addScriptTag({ path })
+        const { violations, passes } = await page.evaluate(() => (window as any).axe.run()) as Record<'violations' | 'passes', Array<{ id: string, impact: string, help: string, nodes: Array<{ html: string }> }>>
+        t.ok(passes.some(({ id }) => id === 'color-contrast'), 'it has looked at colors')
+        t.strictSame(violations.map(({ id, impact, help, nodes }) => `${impact}: ${id}: ${help}: ${nodes[0]!.html}`), [], `${file}, ${colorScheme}, ${width} px`)
+        await page.close()
+      }
+    }
+    await stop('SIGINT')
+  }
 })

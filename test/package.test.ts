@@ -15,8 +15,8 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const MODULES = join(ROOT, 'node_modules')
 const NODE_ENV = { ...process.env, NODE_OPTIONS: '' }
 
-/** All that a consumer has beside the package: its dependencies, its peer, and what type-checks. No Redis client is among them. */
-const INSTALLED = ['@fastify/error', 'fastify-plugin', 'fastify', '@types/node']
+/** All that a consumer has beside the package: its dependencies, its peer, what type-checks, and a provider of types. No Redis client is among them. */
+const INSTALLED = ['@fastify/error', 'fastify-plugin', 'fastify', '@types/node', '@fastify/type-provider-typebox']
 
 /** Licences that ask for no more than their notice. */
 const LICENCES = ['MIT', 'ISC', 'BSD-2-Clause', 'BSD-3-Clause', 'Apache-2.0']
@@ -334,6 +334,35 @@ app.register(sse.default, { backplane: sse.memoryBackplane() })
 app.get('/', (request, reply) => reply.sse(app.sse.channel('any')))
 `
 
+/**
+ * With a provider of types and a response schema, Fastify takes what a handler returns for the body, be it `reply` of a handler that is not
+ * async: what compiles is an async handler that returns `reply`.
+ */
+const TYPEBOX = `
+import Fastify from 'fastify'
+import { Type, type TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import sse from 'fastify-sse-channels'
+
+const app = Fastify().withTypeProvider<TypeBoxTypeProvider>()
+await app.register(sse)
+const time = app.sse.channel('time')
+const schema = { querystring: Type.Object({ from: Type.String() }), response: { 200: Type.Object({ n: Type.Number() }) } }
+app.get('/', { schema }, async (request, reply) => reply.sse(time, { lastEventId: request.query.from }))
+app.get('/both', { schema }, async (request, reply) => request.acceptsSse() ? reply.sse(time) : { n: 1 })
+app.get('/driven', { schema }, async (request, reply) => {
+  const from: string = reply.sse().subscribe(time).request.query.from
+  console.log(from)
+  return reply
+})
+app.get('/nothing', { schema }, (request, reply) => { reply.sse(time) })
+// @ts-expect-error a stream is no { n }
+app.get('/stream', { schema }, async (request, reply) => reply.sse().subscribe(time))
+// @ts-expect-error nor is reply
+app.get('/sync', { schema }, (request, reply) => reply.sse(time))
+// @ts-expect-error as without the plugin
+app.get('/bare', { schema }, (request, reply) => reply.send({ n: 1 }))
+`
+
 /** A page knows neither Node's types nor Fastify's. */
 const PAGE = `
 import { SseClient, type ParsedData, type TypedEventSource } from 'fastify-sse-channels/client'
@@ -354,10 +383,11 @@ new SseClient<{ tick: { n: number } }>('/events', { parse: JSON.parse, share: tr
 const CONFIGURATIONS: Record<string, { files: string[] } & Record<string, unknown>> = {
   nodenext: { module: 'nodenext', lib: ['es2022'], types: ['node'], files: ['imports.mts', 'requires.cts'] },
   bundler: { module: 'esnext', moduleResolution: 'bundler', lib: ['es2022'], types: ['node'], skipLibCheck: true, files: ['imports.mts'] },
+  typebox: { module: 'nodenext', lib: ['es2022'], types: ['node'], skipLibCheck: true, files: ['typebox.mts'] },
   page: { module: 'esnext', moduleResolution: 'bundler', lib: ['es2022', 'dom'], types: [], files: ['page.mts'] }
 }
 
-for (const [name, text] of Object.entries({ 'imports.mts': IMPORTS, 'requires.cts': REQUIRES, 'page.mts': PAGE })) await writeFile(join(consumer, name), text)
+for (const [name, text] of Object.entries({ 'imports.mts': IMPORTS, 'requires.cts': REQUIRES, 'typebox.mts': TYPEBOX, 'page.mts': PAGE })) await writeFile(join(consumer, name), text)
 const missing = await installCompilers()
 
 for (const version of new Set([own, ...COMPILERS])) {

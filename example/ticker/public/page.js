@@ -3,6 +3,7 @@ import { SseClient } from '/sse-client.js'
 
 const CHOSEN = 20
 const price = new Intl.NumberFormat('en', { minimumFractionDigits: 2, maximumFractionDigits: 2 })
+const percent = new Intl.NumberFormat('en', { style: 'percent', minimumFractionDigits: 2, maximumFractionDigits: 2, signDisplay: 'exceptZero' })
 const element = id => document.getElementById(id)
 const status = element('status')
 
@@ -69,8 +70,7 @@ function draw () {
     card.first ??= newest
     card.shown = newest
     output.value = price.format(newest)
-    const percent = (newest / card.first - 1) * 100
-    change.textContent = `${percent < 0 ? '−' : '+'}${Math.abs(percent).toFixed(2)} %`
+    change.textContent = percent.format(newest / card.first - 1)
     if (shown === undefined || shown === newest) continue
     section.className = newest > shown ? 'up' : 'down'
     clearTimeout(card.calm)
