@@ -17,11 +17,13 @@ export const GZIP_HEAD = Buffer.from([0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255])
 
 /** The last block of a stream, which is empty. */
 const LAST_BLOCK = Buffer.from([3, 0])
+/** An empty stored block. Go's inflate hands over what it has at no other place. */
+const FLUSH = Buffer.from([0, 0, 0, 255, 255])
 /** A stored block holds no more. */
 const STORED_BYTES = 0xffff
 const STORED_HEAD = 5
 
-/** A segment that is as long as what it holds, and five bytes for each 64 KiB. */
+/** A segment that is as long as what it holds, and ten bytes; five more for each 64 KiB. */
 export function store (plain: Buffer): Segment {
   const parts: Buffer[] = []
   for (let i = 0; i < plain.length; i += STORED_BYTES) {
@@ -31,7 +33,7 @@ export function store (plain: Buffer): Segment {
     head.writeUInt16LE(part.length ^ STORED_BYTES, 3)
     parts.push(head, part)
   }
-  return segment(Buffer.concat(parts), plain)
+  return segment(Buffer.concat([...parts, FLUSH]), plain)
 }
 
 /**
@@ -40,7 +42,7 @@ export function store (plain: Buffer): Segment {
  */
 export function deflate (plain: Buffer, dictionary: Buffer): Segment {
   const bytes = deflateRawSync(plain, { finishFlush: constants.Z_SYNC_FLUSH, ...(dictionary.length > 0 && { dictionary }) })
-  return bytes.length < plain.length + STORED_HEAD ? segment(bytes, plain) : store(plain)
+  return bytes.length < plain.length + STORED_HEAD + FLUSH.length ? segment(bytes, plain) : store(plain)
 }
 
 function segment (bytes: Buffer, plain: Buffer): Segment {

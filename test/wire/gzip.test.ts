@@ -54,9 +54,9 @@ t.test('the CRC-32 of a stream is put together from those of its segments', asyn
   t.equal(trailer.readUInt32LE(4), whole.length)
 })
 
-t.test('what cannot be made smaller goes as it is, with five bytes in front', async t => {
+t.test('what cannot be made smaller goes as it is, with ten bytes around it', async t => {
   const noise = Buffer.from(Array.from({ length: 300 }, () => Math.floor(Math.random() * 256)))
-  t.equal(deflate(noise, NONE).body.length, 305)
+  t.equal(deflate(noise, NONE).body.length, 310)
   t.equal(deflate(noise, noise).body.length < 30, true, 'but what the client has had can be referred to')
   t.equal(deflate(Buffer.alloc(300, 'x'), NONE).body.length < 30, true)
 })
@@ -71,6 +71,6 @@ t.test('gzip itself reads it', async t => {
 
 t.test('a segment is a chunk of a chunked body', async t => {
   const { chunk, body } = store(Buffer.from('hello'))
-  t.equal(chunk.toString('latin1'), 'a\r\n' + body.toString('latin1') + '\r\n')
-  t.equal(body.subarray(5).toString(), 'hello')
+  t.equal(chunk.toString('latin1'), 'f\r\n' + body.toString('latin1') + '\r\n')
+  t.equal(body.subarray(5, 10).toString(), 'hello')
 })
