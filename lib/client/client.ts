@@ -6,8 +6,6 @@ import type { Shared } from './shared.ts'
 import type { Signal, Source, SseStatus } from './signal.ts'
 import { SseStatusEvent } from './status-event.ts'
 
-const HANDLERS = ['open', 'message', 'error', 'status'] as const
-
 type Handler = ((this: unknown, event: any) => unknown) | null
 
 class Client extends EventTarget {
@@ -33,15 +31,14 @@ class Client extends EventTarget {
 
   constructor (url: string | URL, options: SseClientOptions = {}) {
     super()
-    for (const name of HANDLERS) this.addEventListener(name, event => this[`on${name}`]?.(event))
+    for (const name of ['open', 'message', 'error', 'status'] as const) this.addEventListener(name, event => this[`on${name}`]?.(event))
     const settings = resolve(url, options)
     this.url = settings.url
     this.withCredentials = settings.init.credentials === 'include'
     this.#parse = options.parse
-    const hear = (signal: Signal): void => this.#hear(signal)
     this.lastEventId = settings.lastEventId
     const connect = (From: typeof Reconnector | typeof Shared): void => {
-      if (this.status !== 'closed') this.#source = new From(settings, hear, Reconnector)
+      if (this.status !== 'closed') this.#source = new From(settings, signal => this.#hear(signal), Reconnector)
     }
     // Who shares nothing need not load what sharing takes. If it cannot be loaded, there is a connection all the same.
     if (options.share) import('./shared.ts').then(({ Shared }) => connect(Shared), () => connect(Reconnector))
@@ -103,14 +100,16 @@ class Client extends EventTarget {
 
   #fire ({ type, data: text, origin, lastEventId }: Signal & { kind: 'event' }): void {
     let data: unknown = text
+    let failure: Failure | undefined
     try {
       if (this.#parse) data = type === 'sse.gap' || type === 'sse.end' ? JSON.parse(text) : this.#parse(text, type)
     } catch (cause) {
-      this.dispatchEvent(new SseErrorEvent({ code: 'parse', status: 0, message: `${type}: ${cause}`, cause }))
-      return
+      failure = { code: 'parse', status: 0, message: `${type}: ${(cause as Error | null)?.message}`, cause }
     }
-    const event = new MessageEvent(type, { data, origin, lastEventId })
-    for (const read of this.#readers) read(event)
+    // parse may have closed it.
+    if (this.status === 'closed') return
+    const event = failure ? new SseErrorEvent(failure) : new MessageEvent(type, { data, origin, lastEventId })
+    if (!failure) for (const read of this.#readers) read(event)
     this.dispatchEvent(event)
   }
 }

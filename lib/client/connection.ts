@@ -4,7 +4,7 @@ import type { Settings } from './options.ts'
 
 /** What one connection tells, in order; nothing after `failed`, and nothing after its signal aborted. */
 export interface Sink {
-  /** An answer of 200 with an event stream. `heartbeat`: ms as the server says, NaN where it does not; `origin`: after redirects. */
+  /** An answer of 200 with an event stream. `heartbeat`: ms as the server says, 0 or NaN where it does not; `origin`: after redirects. */
   opened (heartbeat: number, origin: string): void
   /** A block has ended that had an id; its event comes next, where it has one. */
   id (id: string): void
@@ -53,17 +53,17 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     // fetch() would reject as it does for a network failure, and that would be tried again for ever.
     if (!/^https?:/.test(url)) throw new TypeError(`cannot fetch ${url}`)
     new Request(url, { ...whole, body: init.body === null ? null : '' }) // eslint-disable-line no-new
-    signal.throwIfAborted()
     code = 'network'
     const response = await fetch(url, whole)
     const header = (name: string): string => response.headers.get(name) ?? ''
     status = response.status
-    retryAfter = Number.parseFloat(header('retry-after')) * 1_000 || Date.parse(header('retry-after')) - Date.now()
+    const after = header('retry-after')
+    retryAfter = /^\d+$/.test(after) ? +after * 1_000 : Date.parse(after) - Date.now()
     const type = header('content-type')
     code = status === 204 ? 'ended' : status !== 200 ? 'status' : /^text\/event-stream *(;|$)/i.test(type) ? 'cut' : 'type'
     if (code !== 'cut') throw new Error(`answered ${status} ${type}`)
     signal.throwIfAborted()
-    sink.opened(Number.parseFloat(header('sse-heartbeat')), new URL(response.url || url).origin)
+    sink.opened(+header('sse-heartbeat'), new URL(response.url || url).origin)
     // The parser takes one byte order mark, and the standard says one.
     const reader = response.body!.pipeThrough(new TextDecoderStream('utf-8', { ignoreBOM: true })).getReader()
     for (;;) {
@@ -77,6 +77,7 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
       sink.alive()
     }
   } catch (cause) {
-    if (!signal.aborted) sink.failed({ code, status, message: String(cause), cause }, retryAfter)
+    // Anything can be thrown, also what cannot be made a string.
+    if (!signal.aborted) sink.failed({ code, status, message: (cause as Error | null)?.message ?? code, cause }, retryAfter)
   }
 }

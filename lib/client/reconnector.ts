@@ -68,8 +68,7 @@ export class Reconnector implements Source {
     else if (state.name === 'closed') this.#life.abort()
     else if (until) this.#timer = setTimeout(() => this.#go({ type: 'due' }), Math.min(until - Date.now(), LONGEST))
     // What onUnauthorized mends is no error to the user, and the same one is not told twice.
-    const isTold = isAsking || error === (old as { error?: Failure }).error
-    this.#tell({ kind: 'status', status: isAsking ? 'connecting' : state.name, until, error: isTold ? undefined : error })
+    this.#tell({ kind: 'status', status: isAsking ? 'connecting' : state.name, until, error: isAsking || error === (old as { error?: Failure }).error ? undefined : error })
   }
 
   #connect (): void {
@@ -87,7 +86,7 @@ export class Reconnector implements Source {
         this.#isThrough = type === 'sse.end'
         this.#tell({ kind: 'event', type, data, origin, hasId, lastEventId: this.#lastEventId })
       },
-      retry: ms => { this.#retry = ms },
+      retry: ms => { this.#retry = Math.min(ms, LONGEST) }, // digits without end are Infinity
       alive: () => {
         this.#heard = Date.now()
         this.#tell({ kind: 'id', lastEventId: this.#lastEventId })

@@ -14,6 +14,10 @@ type Message = Signal | { readonly kind: 'hello' } | Standing & { readonly kind:
 /** Makes a connection of one's own. Handed in, so that this file can be loaded apart from the rest. */
 type Connect = new (settings: Settings, tell: (signal: Signal) => void) => Source
 
+/** Another script of the origin may speak on the channel too, or a page that has another release of this. */
+const isMessage = (data: any): data is Message =>
+  data?.kind === 'hello' || (typeof (data?.status ?? data?.lastEventId) === 'string' && (data.kind !== 'here' || Array.isArray(data.ids)))
+
 interface Locks { request (name: string, options: { signal?: AbortSignal, steal?: boolean }, run: () => Promise<void>): Promise<void> }
 interface Target { addEventListener?: (name: string, listener: () => void, options: { signal: AbortSignal }) => void }
 const scope = globalThis as Target & { navigator?: { locks?: Locks }, BroadcastChannel?: unknown, document?: Target }
@@ -80,7 +84,7 @@ export class Shared implements Source {
     this.#connect()
     if (!locks || !scope.BroadcastChannel) return
     this.#channel = new BroadcastChannel(this.#name)
-    this.#channel.onmessage = ({ data }) => this.#hear(data)
+    this.#channel.onmessage = ({ data }) => { if (isMessage(data)) this.#hear(data) }
     this.#post({ kind: 'hello' })
     const lead = (): Promise<void> => new Promise(resolve => {
       if (signal.aborted) return resolve()

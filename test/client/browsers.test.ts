@@ -1,10 +1,10 @@
 import t from 'tap'
 import { DRIVERS } from './drivers.ts'
-import { bundle, KINDS, listen, SCENARIOS, start, type Case, type Kind } from './scenarios.ts'
+import { KINDS, SCENARIOS, start, type Case, type Kind } from './scenarios.ts'
 
 // What a page's own EventSource does, and what the client does, in real browsers. docs/client.md has this table.
 
-type Outcome = 'comes back' | 'stops' | 'notices nothing' | 'told'
+type Outcome = 'comes back' | 'tries again' | 'stops' | 'notices nothing' | 'told'
 
 const BOTH = { EventSource: 'comes back', SseClient: 'comes back' } as const
 const EXPECTED: Record<string, Record<Kind, Outcome>> = {
@@ -16,6 +16,8 @@ const EXPECTED: Record<string, Record<Kind, Outcome>> = {
   '429 with Retry-After after a cut': { EventSource: 'stops', SseClient: 'comes back' },
   '502 by nginx, while the application restarts': { EventSource: 'stops', SseClient: 'comes back' },
   'HTML in place of the stream': { EventSource: 'stops', SseClient: 'stops' },
+  'another origin that does not allow it': { EventSource: 'stops', SseClient: 'tries again' },
+  'http in a page of https': { EventSource: 'stops', SseClient: 'tries again' },
   'sse.gap': { EventSource: 'told', SseClient: 'told' },
   'sse.end, the end of the response, and 204': { EventSource: 'stops', SseClient: 'stops' }
 }
@@ -26,7 +28,8 @@ const PATIENCE = 12_000
 function outcome ({ told }: Case): Outcome {
   if (told.some(({ type }) => type === 'sse.gap')) return 'told'
   if (told.filter(({ type }) => type === 'open').length >= 2) return 'comes back'
-  return told.some(({ readyState }) => readyState === 2) ? 'stops' : 'notices nothing'
+  if (told.some(({ readyState }) => readyState === 2)) return 'stops'
+  return told.filter(({ type }) => type === 'error').length >= 3 ? 'tries again' : 'notices nothing'
 }
 
 for (const [name, { start: launch, skip }] of Object.entries(DRIVERS)) {
@@ -52,37 +55,14 @@ for (const [name, { start: launch, skip }] of Object.entries(DRIVERS)) {
     t.same(busy.told.filter(({ type }) => type === 'status').map(({ status }) => status), ['open', 'waiting', 'connecting', 'waiting', 'connecting', 'open'])
     const { SseClient: html } = cases['HTML in place of the stream']!
     t.match(html.told.at(-1), { type: 'error', code: 'type', status: 200, readyState: 2 })
+    for (const scenario of ['another origin that does not allow it', 'http in a page of https']) {
+      const errors = cases[scenario]!.SseClient.told.filter(({ type }) => type === 'error')
+      t.match(errors, Array(errors.length).fill({ code: 'network', status: 0, readyState: 0 }), 'a page is not told the reason')
+      t.ok(errors.every(({ at }, n) => n === 0 || at - errors[n - 1]!.at >= 290), 'with a pause after each')
+    }
+    t.same(KINDS.map(kind => cases['http in a page of https']![kind].asked.length), [0, 0])
     const ended = cases['sse.end, the end of the response, and 204']!
     t.same(KINDS.map(kind => ended[kind].asked.length), [2, 1], 'an EventSource asks once more')
     await tab.close()
   })
 }
-
-t.test('Chromium: without a network the client says so, and with one it is back before its time to wait is over', { skip: DRIVERS.Chromium!.skip }, async t => {
-  const files = await bundle()
-  const { port } = await listen(t, (request, response) => {
-    if (request.url !== '/events') {
-      return response.writeHead(200, { 'content-type': files.has(request.url!) ? 'text/javascript' : 'text/html' }).end(files.get(request.url!) ?? `<!doctype html><script type=module>
-      import { SseClient } from '/client/index.js'
-      window.source = new SseClient('/events', { retry: { min: 60_000 } })
-      window.told = []
-      source.onstatus = ({ status }) => told.push(status)
-    </script>`)
-    }
-    response.writeHead(200, { 'content-type': 'text/event-stream' }).write('id: 1\ndata: a\n\n')
-  })
-  const tab = await (await DRIVERS.Chromium!.start(t)).open(`http://127.0.0.1:${port}/`)
-  const status = async (wanted: string): Promise<void> => {
-    const end = Date.now() + 10_000
-    while (await tab.evaluate('window.source?.status') !== wanted) {
-      if (Date.now() > end) throw new Error(`waited in vain for ${wanted}: ${String(await tab.evaluate('told.join()'))}`)
-      await new Promise(resolve => setTimeout(resolve, 20))
-    }
-  }
-  await status('open')
-  await tab.setOffline!(true)
-  await tab.evaluate('source.close(), window.source = new source.constructor("/events", { retry: { min: 60_000 } }), 0')
-  await status('offline')
-  await tab.setOffline!(false)
-  await status('open')
-})

@@ -1,11 +1,10 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import net, { type AddressInfo } from 'node:net'
-import type { PuppeteerNode } from 'puppeteer-core'
-import { launch } from '../browser.ts'
+import type { LaunchOptions, Page, PuppeteerNode } from 'puppeteer-core'
 
-/** A real browser, as far as the tests need one. What its pages see, they tell the test's own server. */
+/** A real browser, as far as the tests need one. It takes any certificate. */
 export interface Driver {
   readonly version: string
   /** A page of its own, in a new tab. */
@@ -14,8 +13,14 @@ export interface Driver {
 export interface Tab {
   evaluate (script: string): Promise<unknown>
   close (): Promise<unknown>
-  /** Takes the network away from the browser, and gives it back; where it can be asked to. */
+  go (url: string): Promise<unknown>
+  back (): Promise<unknown>
+  /** The process that runs the page, to stop or to kill it. */
+  process (): Promise<number>
+  /** Takes the network away from the page, and gives it back; where the browser can be asked to. */
   setOffline? (isOffline: boolean): Promise<unknown>
+  /** Freezes the page as the browser itself freezes one that is hidden for long, and wakes it; where it can be asked to. */
+  setFrozen? (isFrozen: boolean): Promise<unknown>
 }
 
 interface Test { teardown: (fn: () => unknown) => void }
@@ -52,52 +57,94 @@ function missing (...programs: string[]): string | false {
   return gone !== undefined && process.env.CI !== 'true' ? `there is no program named ${gone}` : false
 }
 
-async function chromium (t: Test): Promise<Driver> {
-  const browser = await launch(t)
-  const context = await browser.newContext()
-  return {
-    version: browser.version(),
-    async open (url) {
-      const page = await context.newPage()
-      await page.goto(url)
-      return {
-        evaluate: script => page.evaluate(script),
-        close: () => page.close(),
-        setOffline: isOffline => context.setOffline(isOffline)
-      }
-    }
-  }
+function chromium (t: Test): Promise<Driver> {
+  return puppet(t, 'chromium', {
+    browser: 'chrome',
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+  })
 }
 
-async function firefox (t: Test): Promise<Driver> {
-  const executablePath = find('firefox-esr')
-  if (executablePath === undefined) throw new Error('there is no program named firefox-esr')
+function firefox (t: Test): Promise<Driver> {
+  // A process for each tab, as with tabs of several sites.
+  return puppet(t, 'firefox-esr', { browser: 'firefox', extraPrefsFirefox: { 'dom.ipc.processCount.webIsolated': 12 } })
+}
+
+async function puppet (t: Test, program: string, options: LaunchOptions): Promise<Driver> {
+  const executablePath = find(program)
+  if (executablePath === undefined) throw new Error(`there is no program named ${program}`)
   // By require: tap's own resolution of imports does not find a file that puppeteer's ES modules load.
   const puppeteer = createRequire(import.meta.url)('puppeteer-core') as PuppeteerNode
-  const browser = await puppeteer.launch({ browser: 'firefox', executablePath, headless: true })
-  t.teardown(() => browser.close())
+  const browser = await puppeteer.launch({ ...options, executablePath, headless: true, acceptInsecureCerts: true })
+  const watch = guard(browser.process()!.pid!)
+  t.teardown(async () => {
+    await browser.close()
+    watch.kill('SIGKILL')
+  })
   return {
     version: (await browser.version()).replace(/^\D*/, ''),
     async open (url) {
       const page = await browser.newPage()
+      page.on('error', () => {}) // a renderer that was killed
       await page.goto(url)
-      return {
+      const tab: Tab = {
         evaluate: script => page.evaluate(script),
-        close: () => page.close()
+        close: () => page.close(),
+        go: url => page.goto(url),
+        back: () => page.evaluate('setTimeout(() => history.back())'), // goBack() waits for a page to load, and one from the cache does not
+        process: () => findBusy(browser.process()!.pid!, tab),
+        setOffline: isOffline => page.setOfflineMode(isOffline)
       }
+      return options.browser === 'chrome' ? { ...tab, setFrozen: isFrozen => setFrozen(page, isFrozen) } : tab
     }
   }
+}
+
+async function setFrozen (page: Page, isFrozen: boolean): Promise<void> {
+  const session = await page.createCDPSession()
+  await session.send('Page.setWebLifecycleState', { state: isFrozen ? 'frozen' : 'active' })
+  await session.detach()
+}
+
+/** No protocol tells which process runs a page. The one that is busy while the page is, does. */
+async function findBusy (root: number, tab: Tab): Promise<number> {
+  for (let n = 0; n < 20; n++) {
+    const before = new Map(pageProcesses(root))
+    await tab.evaluate('(() => { for (const end = performance.now() + 300; performance.now() < end;); })()')
+    const [first, second] = pageProcesses(root).map(([pid, ticks]) => ({ pid, ticks: ticks - (before.get(pid) ?? 0) })).sort((a, b) => b.ticks - a.ticks)
+    if (first !== undefined && first.ticks >= 10 && first.ticks > 2 * (second?.ticks ?? 0)) return first.pid
+  }
+  throw new Error('no process was busy while the page was')
+}
+
+/** The processes that run pages, of a browser, each with the CPU time that it has had. */
+function pageProcesses (root: number): Array<[pid: number, ticks: number]> {
+  const children = new Map<number, Array<[pid: number, ticks: number]>>()
+  for (const name of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
+    try {
+      const stat = readFileSync(`/proc/${name}/stat`, 'utf8')
+      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ').map(Number)
+      const parent = fields[1]!
+      children.set(parent, [...children.get(parent) ?? [], [Number(name), fields[11]! + fields[12]!]])
+    } catch {} // it has ended meanwhile
+  }
+  const below = (pid: number): Array<[pid: number, ticks: number]> => (children.get(pid) ?? []).flatMap(child => [child, ...below(child[0])])
+  return below(root).filter(([pid]) => {
+    try {
+      return /--type=renderer|-contentproc.*\btab\b|WebKitWebProcess/.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' '))
+    } catch {
+      return false
+    }
+  })
 }
 
 async function webkit (t: Test): Promise<Driver> {
   const port = await freePort()
   // A group of its own, so that the display and the browser end with the driver.
   const child = spawn('xvfb-run', ['--auto-servernum', 'WebKitWebDriver', `--port=${port}`], { stdio: 'ignore', detached: true })
-  const kill = (): void => { process.kill(-child.pid!, 'SIGKILL') }
-  process.once('exit', kill) // also of a test that was stopped
+  const watch = guard(child.pid!)
   t.teardown(async () => {
-    process.off('exit', kill)
     await end(child)
+    watch.kill('SIGKILL')
   })
   const ask = async (method: string, path: string, body?: unknown): Promise<any> => {
     const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, ...(body !== undefined && { body: JSON.stringify(body) }) })
@@ -111,7 +158,7 @@ async function webkit (t: Test): Promise<Driver> {
     await new Promise(resolve => setTimeout(resolve, 50))
   }
   const { sessionId, capabilities } = await ask('POST', '/session', {
-    capabilities: { alwaysMatch: { 'webkitgtk:browserOptions': { binary: findMiniBrowser(), args: ['--automation'] } } }
+    capabilities: { alwaysMatch: { acceptInsecureCerts: true, 'webkitgtk:browserOptions': { binary: findMiniBrowser(), args: ['--automation'] } } }
   })
   const session = `/session/${sessionId}`
   t.teardown(() => ask('DELETE', session).catch(() => {}))
@@ -125,18 +172,25 @@ async function webkit (t: Test): Promise<Driver> {
       const go = (): Promise<unknown> => ask('POST', `${session}/window`, { handle })
       await go()
       await ask('POST', `${session}/url`, { url })
-      return {
-        async evaluate (script) {
-          await go()
-          return ask('POST', `${session}/execute/sync`, { script: `return (${script})`, args: [] })
-        },
-        async close () {
-          await go()
-          await ask('DELETE', `${session}/window`)
-        }
+      const at = async (method: string, path: string, body?: object): Promise<unknown> => {
+        await go()
+        return ask(method, `${session}${path}`, body)
       }
+      const tab: Tab = {
+        evaluate: script => at('POST', '/execute/sync', { script: `return (${script})`, args: [] }),
+        close: () => at('DELETE', '/window'),
+        go: url => at('POST', '/url', { url }),
+        back: () => at('POST', '/back', {}),
+        process: () => findBusy(child.pid!, tab)
+      }
+      return tab
     }
   }
+}
+
+/** Kills the processes of a group when this process is gone, however that was: its pages would ask for their servers for ever. */
+function guard (group: number): ChildProcess {
+  return spawn('sh', ['-c', 'cat > /dev/null; kill -9 -- "-$0"', String(group)], { stdio: ['pipe', 'ignore', 'ignore'] })
 }
 
 async function freePort (): Promise<number> {

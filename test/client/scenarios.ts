@@ -1,9 +1,10 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
+import https from 'node:https'
 import net, { type AddressInfo, type Socket } from 'node:net'
-import { tmpdir } from 'node:os'
+import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
@@ -13,10 +14,10 @@ interface Test { teardown: (fn: () => unknown) => void }
 export type Kind = 'EventSource' | 'SseClient'
 export const KINDS: Kind[] = ['EventSource', 'SseClient']
 
-/** What a page tells of its client. */
-export interface Told { type: string, readyState: number, data?: string, id?: string, code?: string, status?: number | string }
+/** What a page tells of its client; `at`: ms, by the page's clock. */
+export interface Told { type: string, at: number, readyState: number, data?: string, id?: string, code?: string, status?: number | string }
 /** A request for the stream. */
-export interface Asked { request: IncomingMessage, response: ServerResponse, at: number, stream (text?: string): void }
+export interface Asked { request: IncomingMessage, response: ServerResponse, at: number, stream (text?: string, headers?: Record<string, string>): void }
 /** What happens to one kind of client in one scenario. */
 export interface Case { asked: Asked[], told: Told[] }
 
@@ -27,14 +28,18 @@ export interface Scenario {
   options?: string
   /** Whether there is nothing more to wait for. */
   isOver (it: Case): boolean
-  /** Behind nginx, while the application is away for a second after the first connection. */
-  isBehindNginx?: boolean
+  /**
+   * Where the stream is, if not beside its page. `nginx`: both are behind nginx, and the application is away for a second after the first connection.
+   * `foreign`: of another origin, which allows nobody. `insecure`: http, on this machine's address in the network, for a page of https.
+   */
+  place?: 'nginx' | 'foreign' | 'insecure'
 }
 
 const END = 'id: 9\nevent: sse.end\ndata: {"reason":"done","channels":["a"]}\n\n'
 const opened = ({ told }: Case): boolean => told.filter(({ type }) => type === 'open').length >= 2
 const closed = ({ told }: Case): boolean => told.some(({ readyState }) => readyState === 2)
 const either = (it: Case): boolean => opened(it) || closed(it)
+const refused = (it: Case): boolean => closed(it) || it.told.filter(({ type }) => type === 'error').length >= 3
 const first = (then: (asked: Asked) => unknown, other: (asked: Asked, n: number) => unknown = one => one.stream('data: b\n\n')) => (asked: Asked, n: number): void => {
   if (n > 0) {
     other(asked, n)
@@ -61,8 +66,10 @@ export const SCENARIOS: Record<string, Scenario> = {
     isOver: either
   },
   '429 with Retry-After after a cut': { answer: first(cut, refuse(429, { 'retry-after': '1' })), isOver: either },
-  '502 by nginx, while the application restarts': { answer: (one, n) => one.stream(n === 0 ? 'retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n' : 'data: b\n\n'), isOver: either, isBehindNginx: true },
+  '502 by nginx, while the application restarts': { answer: (one, n) => one.stream(n === 0 ? 'retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n' : 'data: b\n\n'), isOver: either, place: 'nginx' },
   'HTML in place of the stream': { answer: first(cut, one => one.response.writeHead(200, { 'content-type': 'text/html' }).end('<p>')), isOver: closed },
+  'another origin that does not allow it': { answer: one => one.stream('data: a\n\n'), options: '{ retry: { min: 300, max: 300 } }', isOver: refused, place: 'foreign' },
+  'http in a page of https': { answer: one => one.stream('data: a\n\n', { 'access-control-allow-origin': '*' }), options: '{ retry: { min: 300, max: 300 } }', isOver: refused, place: 'insecure' },
   'sse.gap': { answer: one => one.stream('id: 3\nevent: sse.gap\ndata: {"reason":"expired","channels":["a"]}\n\n'), isOver: ({ told }) => told.some(({ type }) => type === 'sse.gap') },
   'sse.end, the end of the response, and 204': { answer: (one, n) => n === 0 ? finish(one) : one.response.writeHead(204).end(), isOver: closed }
 }
@@ -74,15 +81,23 @@ export async function bundle (): Promise<Map<string, string>> {
   return new Map(outputFiles.map(({ path, text }) => [`/client/${path.split('/').at(-1)}`, text]))
 }
 
-/** A server with a stream at /events, a page at / and what `pages` has; closed with the test, with its sockets. */
-export async function listen (t: Test, answer: (request: IncomingMessage, response: ServerResponse) => unknown, port = 0): Promise<{ port: number, close (): Promise<void> }> {
-  const server = http.createServer((request, response) => {
+const fixture = (name: string): Buffer => readFileSync(new URL(`../fixtures/${name}`, import.meta.url))
+
+/** This machine's address in the network: unlike loopback, no browser takes it for secure. */
+export const ADDRESS = Object.values(networkInterfaces()).flat().find(one => one?.family === 'IPv4' && !one.internal)?.address
+
+interface ListenOptions { port?: number, host?: string, tls?: boolean }
+
+/** A server, closed with the test, with its sockets. */
+export async function listen (t: Test, answer: (request: IncomingMessage, response: ServerResponse) => unknown, { port = 0, host = '127.0.0.1', tls = false }: ListenOptions = {}): Promise<{ port: number, close (): Promise<void> }> {
+  const handler = (request: IncomingMessage, response: ServerResponse): void => {
     response.on('error', () => {})
     answer(request, response)
-  })
+  }
+  const server = tls ? https.createServer({ key: fixture('localhost-key.pem'), cert: fixture('localhost-cert.pem') }, handler) : http.createServer(handler)
   const sockets = new Set<Socket>()
   server.on('connection', socket => sockets.add(socket.on('error', () => {}).on('close', () => sockets.delete(socket))))
-  server.listen(port, '127.0.0.1')
+  server.listen(port, host)
   await once(server, 'listening')
   const close = async (): Promise<void> => {
     for (const socket of sockets) socket.destroy()
@@ -93,12 +108,17 @@ export async function listen (t: Test, answer: (request: IncomingMessage, respon
 }
 
 /** The page of one client of one scenario. It tells the collector, which is another origin, so that no connection of its own is used up. */
-function frame (kind: Kind, options: string, collector: string): string {
+function frame (kind: Kind, url: string, options: string, collector: string): string {
   return `<!doctype html><script type=module>
     import { SseClient } from '/client/index.js'
     let n = 0
-    const tell = one => fetch(${JSON.stringify(collector)}, { method: 'POST', mode: 'no-cors', body: JSON.stringify({ n: n++, readyState: source.readyState, ...one }) })
-    const source = ${kind === 'EventSource' ? "new EventSource('/events')" : `new SseClient('/events', ${options})`}
+    const tell = one => fetch(${JSON.stringify(collector)}, { method: 'POST', mode: 'no-cors', body: JSON.stringify({ n: n++, at: performance.now(), readyState: source.readyState, ...one }) })
+    let source = { readyState: 2 }
+    try {
+      source = ${kind === 'EventSource' ? `new EventSource('${url}')` : `new SseClient('${url}', ${options})`}
+    } catch ({ name }) {
+      tell({ type: name })
+    }
     source.onopen = () => tell({ type: 'open' })
     source.onstatus = ({ status }) => tell({ type: 'status', status })
     source.onerror = ({ code, status }) => tell({ type: 'error', code, status })
@@ -118,67 +138,85 @@ export async function start (t: Test): Promise<Running> {
     for (const kind of KINDS) {
       const it: Case = cases[name]![kind] = { asked: [], told: [] }
       const heard: Array<Told & { n: number }> = []
+      const isInsecure = scenario.place === 'insecure'
       const collector = await listen(t, async (request, response) => {
         let body = ''
         for await (const chunk of request.setEncoding('utf8')) body += chunk
         response.end()
         heard.push(JSON.parse(body))
         it.told = heard.sort((a, b) => a.n - b.n) // two requests may overtake each other
-      })
-      const page = frame(kind, scenario.options ?? '{}', `http://127.0.0.1:${collector.port}/`)
+      }, { tls: isInsecure })
+      let url = '/events'
       const answer = (request: IncomingMessage, response: ServerResponse): void => {
         if (request.url === '/events') {
           const one: Asked = {
             request,
             response,
             at: performance.now(),
-            stream (text = '') {
-              response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', 'x-accel-buffering': 'no' })
+            stream (text = '', headers = {}) {
+              response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', 'x-accel-buffering': 'no', ...headers })
               response.write(text)
             }
           }
           scenario.answer(one, it.asked.push(one) - 1)
-          if (scenario.isBehindNginx && it.asked.length === 1) setTimeout(() => restart(), 100)
+          if (scenario.place === 'nginx' && it.asked.length === 1) setTimeout(() => restart(), 100)
           return
         }
         const file = files.get(request.url!)
-        response.writeHead(file === undefined && request.url !== '/' ? 404 : 200, { 'content-type': file === undefined ? 'text/html' : 'text/javascript' }).end(file ?? page)
+        response.writeHead(file === undefined && request.url !== '/' ? 404 : 200, { 'content-type': file === undefined ? 'text/html' : 'text/javascript' }).end(file ?? frame(kind, url, scenario.options ?? '{}', `${isInsecure ? 'https' : 'http'}://127.0.0.1:${collector.port}/`))
       }
-      const server = await listen(t, answer)
+      const server = await listen(t, answer, { tls: isInsecure })
+      if (scenario.place === 'foreign') url = `http://127.0.0.1:${(await listen(t, answer)).port}/events`
+      if (isInsecure) {
+        if (ADDRESS === undefined) throw new Error('this machine has no address but loopback')
+        url = `http://${ADDRESS}:${(await listen(t, answer, { host: ADDRESS })).port}/events`
+      }
       const restart = async (): Promise<void> => {
         await server.close()
         await new Promise(resolve => setTimeout(resolve, 1_000))
-        await listen(t, answer, server.port)
+        await listen(t, answer, { port: server.port })
       }
-      frames.push(`<iframe src="http://127.0.0.1:${scenario.isBehindNginx ? await proxy(t, server.port) : server.port}/"></iframe>`)
+      frames.push(`<iframe src="${isInsecure ? 'https' : 'http'}://127.0.0.1:${scenario.place === 'nginx' ? await proxy(t, server.port) : server.port}/"></iframe>`)
     }
   }
   const { port } = await listen(t, (request, response) => response.writeHead(200, { 'content-type': 'text/html' }).end(`<!doctype html>${frames.join('')}`))
   return { cases, url: `http://127.0.0.1:${port}/` }
 }
 
+function findNginx (): string | undefined {
+  try {
+    return execFileSync('sh', ['-c', 'command -v nginx || command -v /usr/sbin/nginx'], { encoding: 'utf8' }).trim()
+  } catch {
+    return undefined
+  }
+}
+
+const program = findNginx()
+/** CI must have one, so there the tests run, and fail. */
+export const noNginx = program === undefined && process.env.CI !== 'true' ? 'there is no program named nginx' : false
+
 /** nginx before this port; where there is none, what it would answer. */
 async function proxy (t: Test, upstream: number): Promise<number> {
-  let program: string
-  try {
-    program = execFileSync('sh', ['-c', 'command -v nginx || command -v /usr/sbin/nginx'], { encoding: 'utf8' }).trim()
-  } catch (error) {
-    if (process.env.CI === 'true') throw error
-    return (await listen(t, (request, response) => {
-      const onward = http.request({ port: upstream, host: '127.0.0.1', path: request.url, headers: request.headers, agent: false }, answer => {
-        response.writeHead(answer.statusCode!, answer.headers)
-        answer.pipe(response)
-        answer.on('error', () => response.destroy())
-      })
-      onward.on('error', () => response.headersSent ? response.destroy() : response.writeHead(502).end()).end()
-    })).port
-  }
+  if (noNginx === false) return nginx(t, `location / { proxy_pass http://127.0.0.1:${upstream}; }`)
+  return (await listen(t, (request, response) => {
+    const onward = http.request({ port: upstream, host: '127.0.0.1', path: request.url, headers: request.headers, agent: false }, answer => {
+      response.writeHead(answer.statusCode!, answer.headers)
+      answer.pipe(response)
+      answer.on('error', () => response.destroy())
+    })
+    onward.on('error', () => response.headersSent ? response.destroy() : response.writeHead(502).end()).end()
+  })).port
+}
+
+/** Starts nginx with these locations, and `upstreams` beside its server. Ends with the test. */
+export async function nginx (t: Test, locations: string, upstreams = ''): Promise<number> {
+  if (program === undefined) throw new Error('there is no program named nginx')
   const { port, close } = await listen(t, () => {})
   await close()
   const prefix = mkdtempSync(join(tmpdir(), 'nginx-'))
   const temp = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(name => `${name}_temp_path ${prefix}/${name};`).join(' ')
   writeFileSync(join(prefix, 'nginx.conf'), `daemon off; master_process off; pid ${prefix}/pid; error_log stderr crit; events { worker_connections 64; }
-    http { ${temp} access_log off; server { listen 127.0.0.1:${port}; location / { proxy_pass http://127.0.0.1:${upstream}; proxy_http_version 1.1; proxy_set_header connection ""; } } }`)
+    http { ${temp} access_log off; ${upstreams} server { listen 127.0.0.1:${port}; proxy_http_version 1.1; proxy_set_header connection ""; ${locations} } }`)
   const child = spawn(program, ['-p', prefix, '-c', join(prefix, 'nginx.conf'), '-e', 'stderr'], { stdio: 'ignore' })
   const ended = once(child, 'exit')
   t.teardown(async () => {

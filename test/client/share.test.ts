@@ -1,74 +1,13 @@
-import type { FastifyInstance } from 'fastify'
-import t, { type Test } from 'tap'
-import { build, listen } from '../client.ts'
-import { DRIVERS, type Driver, type Tab } from './drivers.ts'
-import { bundle } from './scenarios.ts'
+import t from 'tap'
+import { DRIVERS } from './drivers.ts'
+import { ADDRESS } from './scenarios.ts'
+import { expect, messages, of, statuses, upTo, waitFor, world, type Page } from './world.ts'
 
 // share: true in real browsers, over HTTP/1.1, with the plugin as the server.
 
 const TABS = 8
-const files = await bundle()
 
-interface Seen { data: string, id: string, type: string }
-interface World {
-  app: FastifyInstance
-  open (options?: string): Promise<Tab & { id: string }>
-  told (tab: Tab): Promise<Seen[]>
-  publish (): Promise<string>
-  /** The tab whose connection is the only one, once there is only one. */
-  leader (tabs: Array<Tab & { id: string }>): Promise<Tab & { id: string }>
-}
-
-async function waitFor<T> (what: string, condition: () => T | undefined | false | Promise<T | undefined | false>, ms = 20_000): Promise<T> {
-  const end = Date.now() + ms
-  for (;;) {
-    const value = await condition()
-    if (value !== undefined && value !== false) return value
-    if (Date.now() > end) throw new Error(`waited in vain for: ${what}`)
-    await new Promise(resolve => setTimeout(resolve, 50))
-  }
-}
-
-async function world (t: Test, driver: Driver, rewind = 0): Promise<World> {
-  const app = await build(t, { retry: 100, drain: { timeout: 500 }, heartbeatInterval: 1_000 }, { forceCloseConnections: true })
-  const channel = app.sse.channel('time')
-  app.get('/events', (request, reply) => reply.sse(channel, { rewind }))
-  app.get('/client/:file', (request, reply) => reply.type('text/javascript').send(files.get(request.url)))
-  app.get<{ Querystring: { tab: string, options: string } }>('/', ({ query: { tab, options } }, reply) => reply.type('text/html').send(`<!doctype html><script type=module>
-    import { SseClient } from '/client/index.js'
-    window.told = []
-    window.source = new SseClient('/events', { share: true, headers: () => ({ 'x-tab': '${tab}' }), ...${options} })
-    for (const type of ['message', 'sse.gap', 'sse.end']) source.addEventListener(type, ({ data, lastEventId }) => told.push({ type, data, id: lastEventId }))
-    window.statuses = []
-    source.onstatus = ({ status }) => statuses.push(status)
-  </script>`))
-  const url = await listen(app)
-  let n = 0
-  let published = 0
-  return {
-    app,
-    async open (options = '{}') {
-      const id = String(n++)
-      const tab = await driver.open(`${url}/?tab=${id}&options=${encodeURIComponent(options)}`)
-      await waitFor('it to be open', async () => await tab.evaluate('window.source?.status') === 'open')
-      return { id, ...tab }
-    },
-    told: tab => tab.evaluate('window.told') as Promise<Seen[]>,
-    publish: () => channel.publish(String(++published)),
-    leader: tabs => waitFor('one connection', () => {
-      const ids = [...app.sse.streams].map(({ request }) => request.headers['x-tab'])
-      return ids.length === 1 && tabs.find(({ id }) => id === ids[0])
-    })
-  }
-}
-
-/** Each tab is told these and no others, in order, with the same ids. */
-async function expect (t: Test, { told }: World, tabs: Tab[], data: string[], what: string): Promise<void> {
-  for (const [n, tab] of tabs.entries()) {
-    await waitFor(`${what}: tab ${n}`, async () => (await told(tab)).length >= data.length).catch(error => t.comment(String(error)))
-    t.same((await told(tab)).map(({ data }) => data), data, `${what}: tab ${n}`)
-  }
-}
+const share = (options = ''): string => `{ share: true, ${options} }`
 
 for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
   t.test(`${name}: tabs share one connection`, { skip }, async t => {
@@ -77,12 +16,12 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
 
     await t.test(`${TABS} tabs have one connection, each event reaches each of them once, in order, and when the leader is closed another goes on`, async t => {
       const it = await world(t, driver)
-      const tabs: Array<Tab & { id: string }> = []
-      for (let n = 0; n < TABS; n++) tabs.push(await it.open())
+      const tabs: Page[] = []
+      for (let n = 0; n < TABS; n++) tabs.push(await it.open(share()))
       const leader = await it.leader(tabs)
       for (let n = 0; n < 20; n++) await it.publish()
-      const first = Array.from({ length: 20 }, (_, n) => String(n + 1))
-      await expect(t, it, tabs, first, 'with the first leader')
+      const first = upTo(20)
+      await expect(t, tabs, first, 'with the first leader')
       t.equal(it.app.sse.streams.size, 1)
 
       const rest = tabs.filter(tab => tab !== leader)
@@ -95,95 +34,143 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
       await closing
       const next = await it.leader(rest)
       t.ok(rest.includes(next))
-      const all = Array.from({ length: 50 }, (_, n) => String(n + 1))
-      await expect(t, it, rest, all, 'with the next leader')
+      const all = upTo(50)
+      await expect(t, rest, all, 'with the next leader')
 
       for (const tab of rest) await tab.close()
       await waitFor('the last connection to go', () => it.app.sse.streams.size === 0)
     })
 
     await t.test('a tab that comes later gets what the route gives to whoever comes, then shares', async t => {
-      const it = await world(t, driver, 2)
-      const first = await it.open()
+      const it = await world(t, driver, { rewind: 2 })
+      const first = await it.open(share())
       await it.leader([first])
       for (let n = 0; n < 5; n++) await it.publish()
-      await expect(t, it, [first], ['1', '2', '3', '4', '5'], 'the first')
-      const late = await it.open()
-      await expect(t, it, [late], ['4', '5'], 'rewind')
+      await expect(t, [first], ['1', '2', '3', '4', '5'], 'the first')
+      const late = await it.open(share())
+      await expect(t, [late], ['4', '5'], 'rewind')
       t.equal(await it.leader([first, late]), first)
       await it.publish()
-      await expect(t, it, [first], ['1', '2', '3', '4', '5', '6'], 'the first')
-      await expect(t, it, [late], ['4', '5', '6'], 'the late one')
-      const resumed = await it.open(`{ lastEventId: ${JSON.stringify((await it.told(first))[0]!.id)} }`)
-      await expect(t, it, [resumed], ['2', '3', '4', '5', '6'], 'one that resumes')
+      await expect(t, [first], ['1', '2', '3', '4', '5', '6'], 'the first')
+      await expect(t, [late], ['4', '5', '6'], 'the late one')
+      const resumed = await it.open(share(`lastEventId: ${JSON.stringify(first.told.find(({ type }) => type === 'message')!.id)}`))
+      await expect(t, [resumed], ['2', '3', '4', '5', '6'], 'one that resumes')
       await it.leader([first, late, resumed])
       for (const tab of [first, late, resumed]) await tab.close()
     })
 
     await t.test('what the leader is told of its connection, all are; close() of the leader closes it alone; the end of the channel closes all', async t => {
       const it = await world(t, driver)
-      const tabs = [await it.open(), await it.open(), await it.open()]
+      const tabs = [await it.open(share()), await it.open(share()), await it.open(share())]
       const leader = await it.leader(tabs)
       const rest = tabs.filter(tab => tab !== leader)
       for (const stream of it.app.sse.streams) await stream.close()
-      for (const tab of tabs) await waitFor('the statuses', async () => (await tab.evaluate('statuses') as string[]).join().includes('open,waiting,connecting,open'))
+      for (const tab of tabs) await waitFor('the statuses', () => statuses(tab).join().includes('open,waiting,connecting,open'))
       await leader.evaluate('source.close()')
       const next = await it.leader(rest)
-      t.equal(await leader.evaluate('source.status'), 'closed')
+      t.equal(statuses(leader).at(-1), 'closed')
       await it.publish()
-      await expect(t, it, rest, ['1'], 'after close()')
-      t.same(await it.told(leader), [])
-      // As a channel that has ended does: whoever comes later, as one that was just connecting, is told too.
-      const end = async () => {
-        for (const stream of it.app.sse.streams) {
-          stream.send({ event: 'sse.end', data: { reason: 'done', channels: ['time'] } })
-          await stream.close()
-        }
-      }
-      for (const tab of rest) {
-        await waitFor('the end', async () => {
-          await end()
-          return await tab.evaluate('source.status') === 'closed'
-        })
-      }
+      await expect(t, rest, ['1'], 'after close()')
+      t.same(messages(leader), [])
+      await it.app.sse.channel('time').end({ reason: 'done' })
+      for (const tab of rest) await waitFor('the end', () => statuses(tab).at(-1) === 'closed')
+      for (const tab of rest) t.same([of('sse.end')(tab).length, statuses(tab).filter(one => one === 'closed').length], [1, 1])
       t.ok(next)
       for (const tab of tabs) await tab.close()
     })
 
     await t.test('a leader that hangs is replaced, and is a tab among others when it wakes', async t => {
       const it = await world(t, driver)
-      const tabs = [await it.open('{ inactivity: 3_000 }'), await it.open('{ inactivity: 3_000 }')]
+      const tabs = [await it.open(share('inactivity: 3_000')), await it.open(share('inactivity: 3_000'))]
       const leader = await it.leader(tabs)
       const [other] = tabs.filter(tab => tab !== leader)
-      await leader.evaluate('setTimeout(() => { const end = Date.now() + 9_000; while (Date.now() < end); })')
-      await it.publish()
-      await waitFor('another leader', () => [...it.app.sse.streams].some(({ request }) => request.headers['x-tab'] === other!.id), 15_000)
-      await it.publish()
-      await expect(t, it, tabs, ['1', '2'], 'both')
+      const pid = await leader.process()
+      process.kill(pid, 'SIGSTOP')
+      try {
+        await it.publish()
+        await waitFor('another leader', () => [...it.app.sse.streams].some(({ request }) => request.headers['x-page'] === other!.id), 30_000)
+        await it.publish()
+        await expect(t, [other!], upTo(2), 'while it hangs')
+        t.same(messages(leader), [])
+      } finally {
+        process.kill(pid, 'SIGCONT')
+      }
+      await expect(t, tabs, upTo(2), 'awake')
       t.equal(await it.leader(tabs), other)
       await it.publish()
-      await expect(t, it, tabs, ['1', '2', '3'], 'both')
+      await expect(t, tabs, upTo(3), 'afterwards')
       for (const tab of tabs) await tab.close()
     })
 
-    // Chromium's debugging protocol freezes no page that is visible, and a page without a screen is: so the event is made here.
-    await t.test('a leader that is to be frozen hands over, and has missed nothing when it is active again', async t => {
+    await t.test('a leader that is frozen hands over, and has missed nothing when it is active again', async t => {
       const it = await world(t, driver)
-      const tabs = [await it.open(), await it.open(), await it.open()]
+      const tabs = [await it.open(share()), await it.open(share()), await it.open(share())]
       const leader = await it.leader(tabs)
       await it.publish()
-      await expect(t, it, tabs, ['1'], 'before')
+      await expect(t, tabs, ['1'], 'before')
       const rest = tabs.filter(tab => tab !== leader)
-      await leader.evaluate("document.dispatchEvent(new Event('freeze'))")
+      const front = await driver.open(`${it.url}/away`) // only what is hidden can be frozen
+      // Where a browser freezes nothing when it is asked to, the page is told so all the same.
+      const setFrozen = leader.setFrozen ?? ((isFrozen: boolean) => leader.evaluate(`document.dispatchEvent(new Event('${isFrozen ? 'freeze' : 'resume'}'))`))
+      await setFrozen(true)
       const next = await it.leader(rest)
       for (let n = 0; n < 5; n++) await it.publish()
-      await expect(t, it, rest, ['1', '2', '3', '4', '5', '6'], 'while it is frozen')
-      t.equal(await leader.evaluate('source.status'), 'paused')
-      t.same((await it.told(leader)).map(({ data }) => data), ['1'])
-      await leader.evaluate("document.dispatchEvent(new Event('resume'))")
-      await expect(t, it, [leader], ['1', '2', '3', '4', '5', '6'], 'active again')
+      await expect(t, rest, upTo(6), 'while it is frozen')
+      t.same(messages(leader), ['1'])
+      await setFrozen(false)
+      await expect(t, [leader], upTo(6), 'active again')
+      t.ok(statuses(leader).includes('paused'))
       t.equal(await it.leader(tabs), next)
+      for (const tab of [...tabs, front]) await tab.close()
+    })
+
+    await t.test('without Web Locks, which a page over http does not have, each tab has its own connection', { skip: ADDRESS === undefined && process.env.CI !== 'true' && 'this machine has no address but loopback' }, async t => {
+      const it = await world(t, driver, { host: ADDRESS! })
+      const tabs = [await it.open(share()), await it.open(share())]
+      t.same(await tabs[0]!.evaluate('String(navigator.locks)'), 'undefined')
+      for (let n = 0; n < 3; n++) await it.publish()
+      await expect(t, tabs, upTo(3), 'each')
+      t.same([...it.app.sse.streams].map(({ request }) => request.headers['x-page']).sort(), tabs.map(({ id }) => id))
       for (const tab of tabs) await tab.close()
+    })
+
+    await t.test('what another script of the origin says on the channel, if it makes no sense, harms nobody', async t => {
+      const it = await world(t, driver)
+      const tabs = [await it.open(share()), await it.open(share()), await it.open(share())]
+      await it.leader(tabs)
+      const messages = "null, 5, 'text', [], {}, { kind: 'here' }, { kind: 'here', ids: 5 }, { kind: 'here', status: 'open' }, { kind: 'status' }, { kind: 'event', type: 'message' }, { kind: 'id' }, { kind: 'x' }"
+      // The last tab begins while they come: it has not met the leader yet.
+      const forge = tabs[0]!.evaluate(`(() => { const channel = new BroadcastChannel('sse GET same-origin ${it.url}/events'); for (let n = 0; n < 40; n++) setTimeout(() => { for (const one of [${messages}]) channel.postMessage(one) }, n * 50) })()`)
+      tabs.push(await it.open(share()))
+      await forge
+      for (let n = 0; n < 20; n++) {
+        await it.publish()
+        await new Promise(resolve => setTimeout(resolve, 50))
+      }
+      await it.leader(tabs)
+      await expect(t, tabs, upTo(20), 'all the same')
+      for (const tab of tabs) {
+        t.ok(statuses(tab).every(status => ['connecting', 'open'].includes(status)), statuses(tab).join())
+        t.same([of('error')(tab), await tab.evaluate('source.status + typeof source.lastEventId')], [[], 'openstring'])
+      }
+      for (const tab of tabs) await tab.close()
+    })
+
+    // The last one: WebKit's driver ends its session when a page crashes. The pages go on.
+    await t.test('a leader whose process is killed is replaced, and the others miss nothing', async t => {
+      const it = await world(t, driver)
+      const tabs = [await it.open(share()), await it.open(share()), await it.open(share())]
+      const leader = await it.leader(tabs)
+      const rest = tabs.filter(tab => tab !== leader)
+      const pid = await leader.process()
+      for (let n = 1; n <= 30; n++) {
+        await it.publish()
+        if (n === 10) process.kill(pid, 'SIGKILL')
+        await new Promise(resolve => setTimeout(resolve, 10))
+      }
+      await expect(t, rest, upTo(30), 'the others')
+      t.ok(await it.leader(rest))
+      for (const tab of rest) t.same(of('sse.gap')(tab), [])
     })
   })
 }
