@@ -35,9 +35,9 @@ export interface Backplane {
 export interface SharedBackplane extends Backplane {
   /**
    * Begins to hear channels. From when it has resolved, every entry of them is heard, in the order of the sequence numbers over all
-   * channels that are watched, until `receiver.broken()`. What is watched stays so over broken connections: at `receiver.mended()`
-   * everything is watched for which `watch` was called, and not `unwatch`. A promise whose connection breaks first may stay pending.
-   * Soon after it has resolved, `receiver.advance` is called with a number that was the newest after that: streams wait for it.
+   * channels that are watched, until `receiver.broken()`; and again from `receiver.mended()` on, without another call. Where a connection
+   * breaks first, it goes on over the next one: it never rejects, and resolves when the channels are watched, before `mended()` or after.
+   * Soon after both, `receiver.advance` is called with a number that was the newest after that: streams wait for it.
    */
   watch (names: readonly string[]): Promise<void>
 
@@ -47,8 +47,9 @@ export interface SharedBackplane extends Backplane {
   /**
    * What is kept of a channel after a sequence number. Settles within seconds: where there is no answer it rejects, and is asked again.
    * @param newest only so many of the newest entries are wanted, for `channel.history(limit)`; `floor` says nothing then
+   * @param bytes there is no room for more: what is older may be left out, and lies below `floor` then
    */
-  read (name: string, after: number, newest?: number): Promise<Kept>
+  read (name: string, after: number, newest?: number, bytes?: number): Promise<Kept>
 
   /** The newest sequence number there is: everything acknowledged anywhere before the call has this one or a smaller one. */
   seq (): Promise<Place>
@@ -141,9 +142,10 @@ export interface Receiver {
   /** Hints may be lost from here on, and nothing can be published. Repeated calls are one. */
   broken (error: Error): void
   /**
-   * Every watched channel is watched, and `read()` speaks of the same data.
+   * All channels are watched whose `watch` has resolved, and `read()` speaks of the same data. It does not wait for others: while new ones
+   * come without end, it would never come.
    * @param lives oldest first, the present one last; it extends what was told before
-   * @param head a sequence number that was the newest after all channels were watched
+   * @param head a sequence number that was the newest after everything was watched that was watched before `broken()`
    */
   mended (lives: readonly Life[], head: number): void
   /** As `mended`, where acknowledged entries were lost, or this is another log: nothing of before can be proved. */

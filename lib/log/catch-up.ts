@@ -70,6 +70,7 @@ export class CatchUp<M extends Member> {
     this.#ahead.delete(log)
     log.asking = log.askingOlder = undefined
     log.aside = []
+    log.born = -Infinity
   }
 
   /** Keeps what was heard until the log has what came before it. */
@@ -87,7 +88,7 @@ export class CatchUp<M extends Member> {
   load (log: ChannelLog<M>): void {
     if (log.current || log.asking !== undefined || !log.watched || this.#host.life === undefined) return
     const asking = log.asking = { again: false }
-    this.#shared.read(log.name, log.last).then(kept => {
+    this.#shared.read(log.name, log.last, undefined, this.#store.room).then(kept => {
       if (log.asking !== asking) return
       if (kept.life !== this.#host.life) return this.#loadLater(log, asking)
       log.asking = undefined
@@ -108,6 +109,14 @@ export class CatchUp<M extends Member> {
 
   #answered (log: ChannelLog<M>, { entries, floor, last, ended }: Kept): void {
     const now = this.#clock.now()
+    // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
+    // Ages are whole ms of the server's clock: of another server's they say nothing.
+    const old = entries.findLast(({ age }) => now - age + 1 <= log.born)
+    if (old !== undefined) {
+      log.base = log.last = log.begin = old.seq
+      log.cut = true
+    }
+    log.born = -Infinity
     const after = log.last
     const lost = floor > after
     if (lost) {
@@ -150,7 +159,7 @@ export class CatchUp<M extends Member> {
   #sendOlder (log: ChannelLog<M>, asking: Older): void {
     const { base } = log
     const again = (): void => this.#later(() => { if (log.askingOlder === asking) this.#sendOlder(log, asking) })
-    this.#shared.read(log.name, 0).then(kept => {
+    this.#shared.read(log.name, 0, undefined, this.#store.room).then(kept => {
       if (log.askingOlder !== asking) return
       // What was evicted here meanwhile must be in the answer, or it would be a hole.
       if (kept.life !== this.#host.life || (log.base !== base && kept.last < log.base)) return again()

@@ -43,6 +43,10 @@ export class ChannelLog<M extends Member = Member> {
   current = false
   /** All that the backplane keeps below `base` was read. */
   bottom = false
+  /** ms of the clock when it was made, until its first answer; -Infinity where the connection has changed since. */
+  born = -Infinity
+  /** Up to here its entries were there before it was made: no news to anybody who has joined it. */
+  begin = 0
   /** Below this, entries are gone that never came here, by a loss and not by the limits. */
   lostTo = -1
   /** What lies below `base` had entries, as far as is known: it does not begin with the channel's first one. */
@@ -50,7 +54,7 @@ export class ChannelLog<M extends Member = Member> {
   /** Its newest entry is an end, held or not. */
   ended = false
   readonly members = new Set<M>()
-  /** The backplane has confirmed that it is watched. */
+  /** The backplane watches it, whenever it is in reach: `watch` has resolved. */
   watched = false
   /** The read under way that makes it current. An answer to any other one is void. */
   asking: { again: boolean } | undefined

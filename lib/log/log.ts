@@ -134,6 +134,7 @@ export class Log<M extends Member = Member> implements Receiver {
       log.current = log.bottom = true
       return log
     }
+    if (this.#up) log.born = this.#clock.now()
     this.#quiet(log)
     if (this.#toWatch.length === 0) queueMicrotask(() => this.#watch(shared))
     this.#toWatch.push(log)
@@ -146,8 +147,7 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#toWatch = []
     shared.watch(logs.map(({ name }) => name)).then(() => {
       for (const log of logs) {
-        // Over a connection that broke meanwhile it means nothing, but then `mended` has said the same.
-        if (this.#channels.get(log.name) !== log || !this.#up) continue
+        if (this.#channels.get(log.name) !== log) continue
         log.watched = true
         this.#catchUp?.load(log)
       }
@@ -259,7 +259,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** Answers that are under way are void, and so is what was put aside: all of it is read again. */
   #distrust (log: ChannelLog<M>): void {
-    log.current = log.watched = this.#shared === undefined
+    log.current = this.#shared === undefined
     this.#catchUp?.forget(log)
   }
 
@@ -268,8 +268,6 @@ export class Log<M extends Member = Member> implements Receiver {
     for (const log of this.#channels.values()) {
       // No connection told that it was broken where mended() is called twice: what was asked before is void all the same.
       this.#distrust(log)
-      // The backplane was not asked yet to watch those that were joined in this turn.
-      log.watched = !this.#toWatch.includes(log)
       this.#catchUp?.load(log)
     }
     this.#error = undefined

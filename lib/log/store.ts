@@ -99,7 +99,7 @@ export class Store {
     if (this.frozen) return
     const oldest = (): Item | undefined => this.#events.oldest ?? this.#values.oldest
     for (let item = oldest(); item !== undefined && this.bytes > this.#maxBytes; item = oldest()) {
-      if (item.seq > this.offered && this.bytes <= this.#room && item.channels.some(name => this.#logs.get(name)?.members.size)) break
+      if (item.seq > this.offered && this.bytes <= this.room && item.channels.some(name => this.#logs.get(name)?.members.size)) break
       for (const name of item.channels) {
         const log = this.#logs.get(name)
         if (log === undefined || item.seq <= log.base) continue
@@ -111,7 +111,8 @@ export class Store {
     }
   }
 
-  get #room (): number { return Math.max(LEAST_ROOM_BYTES, 2 * this.#maxBytes) }
+  /** So many bytes all logs may have, offered or not. */
+  get room (): number { return Math.max(LEAST_ROOM_BYTES, 2 * this.#maxBytes) }
 
   /** Says that what lies up to here was offered to every stream that could take it, and evicts. */
   release (offered: number, now: number): void {

@@ -28,8 +28,9 @@ export class RedisBackplane implements SharedBackplane {
   /** They serve: `mended` was called, and not `broken`. */
   #serving: Pair | undefined
   #error = new Error('not connected')
-  readonly #subscribing = new Set<Promise<void>>()
-  /** The newest that was heard over the present pair. */
+  /** Those who wait until the next pair serves. */
+  #waiting: Array<() => void> = []
+  /** The newest that was heard. No life that begins later gives its number again. */
   #heard = 0
   #news = false
   #finding: { again: boolean } | undefined
@@ -78,9 +79,9 @@ export class RedisBackplane implements SharedBackplane {
   async watch (names: readonly string[]): Promise<void> {
     const streams = names.map(name => streamOf(this.#key, name))
     for (const [i, stream] of streams.entries()) this.#watched.set(stream, names[i]!)
-    // Without a pair, they are subscribed as soon as there is one: `mended` says so, and the promise stays pending.
-    const done = this.#pair === undefined ? Promise.reject(this.#error) : this.#subscribe(this.#pair, streams)
-    await done.catch(() => new Promise(() => {}))
+    // Where that fails, or there is no pair: they are subscribed over the next one before it serves.
+    if (this.#pair !== undefined) await this.#subscribe(this.#pair, streams).catch(() => {})
+    if (this.#serving === undefined) await new Promise<void>(resolve => { this.#waiting.push(resolve) })
     this.#findHead()
   }
 
@@ -90,8 +91,8 @@ export class RedisBackplane implements SharedBackplane {
     this.#pair?.unsubscribe(streams).catch(() => {})
   }
 
-  async read (name: string, after: number, newest?: number): Promise<Kept> {
-    return await this.#ask(pair => pair.read(streamOf(this.#key, name), name, after, newest))
+  async read (name: string, after: number, newest?: number, bytes?: number): Promise<Kept> {
+    return await this.#ask(pair => pair.read(streamOf(this.#key, name), name, after, newest, bytes))
   }
 
   async seq (): Promise<Place> {
@@ -109,26 +110,22 @@ export class RedisBackplane implements SharedBackplane {
 
   get #closed (): boolean { return this.#life.signal.aborted }
 
-  /** Makes a pair, watches over it everything that is watched, and says hello. `mended` or `restarted` was called when it resolves. */
+  /** Makes a pair, watches over it everything that is watched by then, and says hello. `mended` or `restarted` was called when it resolves. */
   async #connect (): Promise<Pair> {
     const pair: Pair = new Pair(this.#client, this.#key, (stream, message) => { if (pair === this.#serving) this.#hear(pair, stream, message) })
     const stop = () => pair.end(new Error('closed'))
     this.#life.signal.addEventListener('abort', stop)
     try {
       await pair.open()
-      this.#subscribing.clear()
       this.#pair = pair
-      this.#subscribe(pair, [...this.#watched.keys()]).catch(() => {})
-      await this.#allSubscribed()
+      await this.#subscribe(pair, [...this.#watched.keys()])
       const { lives, seq, life } = await pair.hello(this.#lives.evidence())
-      // Names came while it was under way.
-      await this.#allSubscribed()
       if (this.#closed) throw new Error('closed')
       const lost = this.#lives.learn(lives)
       this.#lives.see({ life, seq })
-      this.#heard = 0
       this.#serving = pair
       this.#receiver![lost ? 'restarted' : 'mended'](lives, seq)
+      for (const resolve of this.#waiting.splice(0)) resolve()
       return pair
     } catch (error) {
       pair.end(error as Error)
@@ -140,16 +137,10 @@ export class RedisBackplane implements SharedBackplane {
   }
 
   async #subscribe (pair: Pair, streams: string[]): Promise<void> {
-    const subscribing = pair.subscribe(streams).catch(error => {
-      pair.end(error)
+    await pair.subscribe(streams).catch(error => {
+      this.#replace(pair, error)
       throw error
     })
-    this.#subscribing.add(subscribing)
-    await subscribing.finally(() => this.#subscribing.delete(subscribing))
-  }
-
-  async #allSubscribed (): Promise<void> {
-    while (this.#subscribing.size > 0) await Promise.all(this.#subscribing)
   }
 
   /** Has one pair after the other, until close(). */

@@ -13,8 +13,6 @@ export class Lives {
   readonly #ever = new Set<string>()
   readonly #evidence = new Map<string, number>()
 
-  get table (): readonly Life[] { return this.#table }
-
   /** `'present'`; `'ended'`: an earlier one, or one of a log that is lost; `'unknown'`: began since the table was told, or is of another log. */
   state (life: string): 'present' | 'ended' | 'unknown' {
     return this.#table.at(-1)?.id === life ? 'present' : this.#ever.has(life) ? 'ended' : 'unknown'

@@ -108,11 +108,11 @@ export class Pair {
   }
 
   /** See `SharedBackplane.read`. Whoever comes first is served first, so many at a time. */
-  async read (stream: string, name: string, after: number, newest?: number): Promise<Kept & Place> {
+  async read (stream: string, name: string, after: number, newest?: number, bytes = Infinity): Promise<Kept & Place> {
     if (this.#reading < READS) this.#reading++
     else await new Promise<void>(resolve => { this.#waiting.push(resolve) })
     try {
-      return await (newest === undefined ? this.#readAfter(stream, name, after) : this.#readNewest(stream, name, after, newest))
+      return await (newest === undefined ? this.#readAfter(stream, name, after, bytes) : this.#readNewest(stream, name, after, newest))
     } finally {
       const next = this.#waiting.shift()
       if (next === undefined) this.#reading--
@@ -120,11 +120,12 @@ export class Pair {
     }
   }
 
-  async #readAfter (stream: string, name: string, after: number): Promise<Kept & Place> {
+  async #readAfter (stream: string, name: string, after: number, bytes: number): Promise<Kept & Place> {
     const entries: KeptEntry[] = []
     let place = after
     let floor = after
     let cut = false
+    let size = 0
     for (let from = `(${after}`; ;) {
       const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, '+', false, PAGE.rows)
       for (const { prev, ...entry } of decodeRows(rows, name, now)) {
@@ -133,6 +134,13 @@ export class Pair {
         if (entries.length === 0) cut = prev > 0
         place = entry.seq
         entries.push(entry)
+        size += entry.data.length
+        while (size > bytes && entries.length > 1) {
+          const oldest = entries.shift()!
+          floor = Math.max(floor, oldest.seq)
+          size -= oldest.data.length
+          cut = true
+        }
       }
       if (more) {
         from = `(${rows.at(-1)![0]}`

@@ -130,7 +130,8 @@ export class Reader<M extends Member> {
       resume.question ??= this.#log.ask(log)
       if (resume.question.newest === undefined) return false
     }
-    if (!log.current) return false
+    // It may begin above the head, which follows soon: where another channel is joined meanwhile, the stream would go back to it.
+    if (!log.current || log.begin > this.#log.head) return false
     if (this.#isGood(resume, place) ? place! >= log.base : log.events >= wanted(log, resume)) return true
     // One that a broken connection took with it is asked again.
     if (resume.older === undefined || (!resume.older.done && resume.older !== log.askingOlder)) resume.older = this.#log.readOlder(log)

@@ -394,6 +394,20 @@ async function sharedPromises (t: Test, make: (t: Test) => Log | Promise<Log>): 
     await reads
   })
 
+  await t.test('where there is room for so many bytes, read() may leave out what is older, and says so by the floor', async t => {
+    const [[first], [second]] = await several(t, 2) as [[SharedBackplane, Recorder], [SharedBackplane, Recorder]]
+    const seqs: number[] = []
+    for (let i = 0; i < 60; i++) seqs.push(seqOf(await first.append(entry(String(i).padEnd(20_000)))))
+    const { entries, floor, last, cut } = await second.read('news', seqs[5]!, undefined, 300_000)
+    t.ok(entries.length >= 10 && entries.length <= 15, `${entries.length} entries of 20 KB`)
+    t.same(entries.map(({ seq }) => seq), seqs.slice(-entries.length))
+    t.same([floor, last, cut], [seqs.at(-entries.length - 1), seqs.at(-1), true])
+    const large = await second.read('news', 0, undefined, 1)
+    t.same(large.entries.map(({ seq }) => seq), seqs.slice(-1), 'one that is larger than all the room')
+    const all = await second.read('news', seqs[5]!, undefined, 2_000_000)
+    t.same([all.entries.length, all.floor], [54, seqs[5]])
+  })
+
   await t.test('seq() is not below what was acknowledged anywhere before', async t => {
     const [[first], [second]] = await several(t, 2) as [[SharedBackplane, Recorder], [SharedBackplane, Recorder]]
     for (let i = 0; i < 20; i++) {

@@ -7,6 +7,7 @@ import { redisBackplane, type RedisBackplaneOptions, type RedisClient } from '..
 import { parseCursor } from '../../lib/log/cursor.ts'
 import type { SharedBackplane } from '../../lib/log/backplane.ts'
 import { entry, pause, Recorder, until } from '../log/backplane-contract.ts'
+import { Proxy } from './redis-proxy.ts'
 import { freePort, noRedis, RedisServer } from './redis-server.ts'
 import { clients, Trial } from './trial.ts'
 
@@ -130,7 +131,7 @@ t.test('with Redis', { skip: noRedis }, async t => {
     const [backplane, receiver] = await opened(t, template(server.port))
     await backplane.watch(['news'])
     const stream = '{sse}:c:news'
-    const heads = ['', 'x', '[]', '{}', 'null', '["e"]', '["e",0]', '["e",2,null]', '["z",0,null]', '["e",0,1]', '["e",0,"a\\nid: 1"]', '["e",0,"a\\rdata: 1"]', '["x",0,null,["news","other"]]',
+    const heads = ['', 'x', '[]', '{}', 'null', '["e"]', '["e",0]', '["e",2,null]', '["z",0,null]', '["e",0,1]', '["e",0,"a\\nid: 1"]', '["e",0,"a\\rdata: 1"]', '["e",0,"sse.end"]', '["x",0,null,["news","other"]]',
       '["e",0,null,["other"]]', '["e",0,null,"news"]', '["e",0,null,[1,"news"]]', '["e",0,null,["news","news"]]', '["e",0,{}]']
     const { seq } = parseCursor(await backplane.append(entry('first')))!
     let n = 0
@@ -337,4 +338,38 @@ t.test('the sorted set alone vanishes, as by eviction: what a channel had is not
   const { entries, floor } = await backplane.read('a', first)
   t.same(entries, [])
   t.ok(floor >= last, `${floor} says that what lies between ${first} and ${last} is gone`)
+})
+
+/** The next one who says hello begins a life, as after a restart with all data. */
+async function anotherLife (t: Test, server: RedisServer): Promise<void> {
+  await server.command('HSET', '{sse}', 'run', 'another')
+  const [backplane] = await opened(t, template(server.port))
+  await backplane.close()
+}
+
+t.test('an end of an earlier life keeps its cursor', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const [first] = await opened(t, template(server.port))
+  const cursor = await first.append(entry('done', { kind: 'end' }))
+  await first.close()
+  await anotherLife(t, server)
+  const [second, receiver] = await opened(t, template(server.port))
+  t.equal(receiver.lives.length, 2)
+  t.equal(await second.append(entry('again', { kind: 'end' })), cursor)
+})
+
+t.test('the table of lives is bounded: what a process saw in one that fell out of it is no proof of a loss', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const proxy = await Proxy.start(t, server.port)
+  const [backplane, receiver] = await opened(t, template(proxy.port))
+  await backplane.append(entry('a'))
+  proxy.refuse(true)
+  proxy.cut()
+  await until('it was noticed', () => receiver.count('broken') === 1)
+  for (let i = 0; i < 70; i++) await anotherLife(t, server)
+  proxy.refuse(false)
+  await until('it is back', () => receiver.story !== 'mended broken')
+  t.equal(receiver.story, 'mended broken restarted', 'it cannot tell that the table goes on from its own')
+  t.equal(receiver.lives.length, 64)
+  t.notOk(receiver.lives.some(({ broken }) => broken), 'and nobody else is told of a loss')
 })

@@ -7,7 +7,7 @@ import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { pause, until } from '../log/backplane-contract.ts'
 import { Proxy } from './redis-proxy.ts'
-import { freePort, guard, noRedis, RedisServer, type RedisServerOptions } from './redis-server.ts'
+import { freePort, guard, noDatefudge, noRedis, RedisServer, type RedisServerOptions } from './redis-server.ts'
 import { clients, Trial, type Process } from './trial.ts'
 
 t.setTimeout(280_000)
@@ -16,8 +16,8 @@ t.jobs = 2
 /** Two are behind one proxy, the third one behind the other. */
 interface Told { t: Test, server: RedisServer, proxy: Proxy, other: Proxy, trial: Trial }
 
-function run (title: string, { lossless = false, restarted, ...options }: RedisServerOptions & { lossless?: boolean, restarted?: number }, fault: (told: Told) => Promise<unknown>): void {
-  t.test(title, { skip: noRedis, buffered: true }, async t => {
+function run (title: string, { lossless = false, restarted, skip = noRedis, ...options }: RedisServerOptions & { lossless?: boolean, restarted?: number, skip?: string | false }, fault: (told: Told) => Promise<unknown>): void {
+  t.test(title, { skip, buffered: true }, async t => {
     const server = await RedisServer.start(t, options)
     const proxy = await Proxy.start(t, server.port)
     const other = await Proxy.start(t, server.port)
@@ -65,6 +65,33 @@ run('planned failover to a replica that has everything: nobody is told anything'
   await replica.command('REPLICAOF', 'NO', 'ONE')
   proxy.retarget(replica.port)
   other.retarget(replica.port)
+})
+
+run('planned failovers to a replica whose clock is a minute ahead, and back, while all publish: nobody is told anything', { lossless: true, skip: noDatefudge }, async ({ t, server, trial, proxy, other }) => {
+  let primary = server
+  for (const ahead of [60, 0]) {
+    const replica = await RedisServer.start(t, { replicaOf: primary.port, ahead })
+    trial.work()
+    await pause(1_000)
+    // As FAILOVER does: no writes while the replica catches up.
+    await primary.command('CLIENT', 'PAUSE', '10000', 'WRITE')
+    await replicated(primary, replica)
+    const [mine, its] = await Promise.all([primary, replica].map(async server => Number(/\r\n(\d+)\r\n/.exec(await server.command('TIME'))![1])))
+    t.ok(Math.abs(Math.abs(its! - mine!) - 60) <= 1, `${mine} and ${its} are a minute apart`)
+    await primary.kill()
+    await replica.command('REPLICAOF', 'NO', 'ONE')
+    proxy.retarget(replica.port)
+    other.retarget(replica.port)
+    // Those who come first after it, too: what the old one wrote has the time of another clock.
+    await until('all are back', () => trial.processes.every(({ follower }) => follower.serving))
+    await pause(1_000)
+    await trial.rest()
+    primary = replica
+  }
+  for (const { backplane } of trial.processes) {
+    const { entries } = await backplane.read('a', 0)
+    t.ok(entries.length > 50 && entries.every(({ age }) => age >= 0 && age < 90_000), `${entries.length} entries, ages ${entries.at(0)?.age} to ${entries.at(-1)?.age}`)
+  }
 })
 
 // A suffix is lost

@@ -14,6 +14,8 @@ export class Proxy {
   target: (n: number) => number
   /** ms that everything takes in each direction, on connections that are made from now on. */
   latency = 0
+  /** Bytes a second of answers, on each connection. */
+  rate = Infinity
   #dead = false
   readonly #connections = new Set<Connection>()
 
@@ -47,6 +49,10 @@ export class Proxy {
     })
     server.on('data', data => {
       if (connection.swallow === 'answers') return
+      if (this.rate < Infinity) {
+        server.pause()
+        setTimeout(() => server.resume(), data.length / this.rate * 1_000)
+      }
       if (connection.delay === 0) client.write(data)
       else setTimeout(() => client.write(data), connection.delay)
     })

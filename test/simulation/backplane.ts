@@ -22,10 +22,6 @@ export interface Cluster {
 interface Pair {
   readonly commands: Connection
   readonly subscriber: Connection
-  /** Channels that it surely hears. */
-  readonly confirmed: Set<string>
-  /** SUBSCRIBE has been answered for the first time. */
-  subscribed: boolean
   /** Which server that is, once hello has told it. */
   run: string | undefined
   up: boolean
@@ -81,12 +77,12 @@ export class ModelBackplane implements SharedBackplane {
     const other = this.#cluster.find()
     // A failover between the two: both must be to the same server.
     if (one?.up !== true || one !== other) return this.#connectLater()
-    const pair: Pair = { commands: new Connection(this.#world, one), subscriber: new Connection(this.#world, other), confirmed: new Set(), subscribed: false, run: undefined, up: false }
+    const pair: Pair = { commands: new Connection(this.#world, one), subscriber: new Connection(this.#world, other), run: undefined, up: false }
     this.#pair = pair
     this.#heard = this.#world.now
     pair.subscriber.onmessage = row => this.#hear(pair, row)
     pair.commands.onclose = pair.subscriber.onclose = () => this.#lose(pair)
-    this.#subscribe(pair, [...this.#names.keys()])
+    this.#subscribe(pair, [...this.#names.keys()], () => this.#hello(pair))
   }
 
   #lose (pair: Pair): void {
@@ -106,30 +102,19 @@ export class ModelBackplane implements SharedBackplane {
     else world.at(world.random() * 10, () => this.#lose(pair))
   }
 
-  #subscribe (pair: Pair, names: readonly string[]): void {
-    const watched = names.map(name => this.#names.get(name))
+  #subscribe (pair: Pair, names: readonly string[], done: () => void): void {
+    if (this.#pair !== pair) return
+    const watched = names.map(name => this.#names.get(name)!)
     pair.subscriber.send({ type: 'subscribe', names }, undefined, () => {
       if (this.#pair !== pair) return
-      pair.subscribed = true
-      names.forEach((name, i) => {
-        // It may have been left meanwhile, and asked for again.
-        if (watched[i] === undefined || this.#names.get(name) !== watched[i]) return
-        pair.confirmed.add(name)
-        watched[i].resolve()
-      })
-      if (!pair.up) this.#hello(pair)
-      else this.#ask(pair)
+      for (const { resolve } of watched) resolve()
+      done()
     }, () => {})
   }
 
   #hello (pair: Pair): void {
-    const missing = [...this.#names.keys()].filter(name => !pair.confirmed.has(name))
-    if (missing.length > 0) return this.#subscribe(pair, missing)
     pair.commands.send({ type: 'hello', evidence: this.#lives.evidence() }, undefined, answer => {
-      if (this.#pair !== pair || pair.up) return
-      // What was asked for meanwhile must be watched, too, before it is said that all is.
-      if ([...this.#names.keys()].some(name => !pair.confirmed.has(name))) return this.#hello(pair)
-      this.#mend(pair, answer)
+      if (this.#pair === pair) this.#mend(pair, answer)
     }, () => {})
   }
 
@@ -142,6 +127,8 @@ export class ModelBackplane implements SharedBackplane {
     else this.#receiver.mended(lives!, seq)
     this.#opened?.()
     this.#opened = undefined
+    // For those that were watched since hello was sent.
+    this.#ask(pair)
   }
 
   /** Hears nothing, and has no news: how far is the log, and does what came before that still come? */
@@ -183,16 +170,24 @@ export class ModelBackplane implements SharedBackplane {
 
   watch (names: readonly string[]): Promise<void> {
     const { promise, resolve } = defer<void>(this.#world)
-    for (const name of names) this.#names.set(name, { resolve: () => resolve(undefined) })
-    if (this.#pair?.subscribed === true) this.#subscribe(this.#pair, names)
+    const watched = { resolve: () => resolve(undefined) }
+    for (const name of names) this.#names.set(name, watched)
+    const world = this.#world
+    const pair = this.#pair
+    // Where there is none, or it breaks, they are watched over the next one. It may be mended long before this is answered.
+    if (pair !== undefined) {
+      world.at(world.chance(0.4) ? world.random() * 400 : 0, () => {
+        // Some may have been left meanwhile, and asked for again.
+        this.#subscribe(pair, names.filter(name => this.#names.get(name) === watched), () => { if (pair.up) this.#ask(pair) })
+      })
+    }
     return promise
   }
 
   unwatch (names: readonly string[]): void {
     for (const name of names) {
       this.#names.delete(name)
-      this.#pair?.confirmed.delete(name)
-      if (this.#pair?.subscribed === true) this.#pair.subscriber.send({ type: 'unsubscribe', name }, undefined, () => {}, () => {})
+      this.#pair?.subscriber.send({ type: 'unsubscribe', name }, undefined, () => {}, () => {})
     }
   }
 

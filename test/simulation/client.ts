@@ -110,6 +110,7 @@ export class Client {
     const head = this.#truth.order(log.lives.id!, log.head)
     const known = cursor !== null && this.#truth.orderOf(cursor) >= 0
     const span = this.session.join(channel, known ? this.#truth.orderOf(cursor) : head)
+    span.fresh = cursor === null
     span.gapDue = (cursor !== null && !known) || late
     if (cursor === null ? this.#rewind !== undefined && !late : !known) span.due = this.#habits.keptOf(process, channel).slice(-(this.#rewind ?? Infinity))
     this.#want.set(channel, span)

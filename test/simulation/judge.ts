@@ -83,7 +83,8 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
   const others = new Set(session.spans.map(({ channel }) => channel))
   // What came through another channel does not say where this one stood.
   const isOwn = ({ channels }: Fact): boolean => !channels.some(other => other !== channel && others.has(other))
-  const oldest = span.due === undefined ? Infinity : Math.min(...items.map(item => item.type === 'entry' && inSpan(item) && isOwn(item.fact) ? item.fact.order : Infinity))
+  const began = Math.min(...items.map(item => item.type === 'entry' && inSpan(item) && isOwn(item.fact) ? item.fact.order : Infinity))
+  const oldest = span.due === undefined ? Infinity : began
   const start = Math.min(span.start, oldest)
   if (law.isLatest(channel) && items.some(item => item.type === 'gap')) verdict.complaints.push(`values ${name}: a gap`)
   verdict.gaps += items.filter(item => item.type === 'gap' && inSpan(item)).length
@@ -102,6 +103,7 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
     if (!fact.acknowledged || fact.order <= start || fact.order > span.end || fact.executed > span.ended) continue
     if (!fact.channels.includes(channel) || !session.client.accepts(channel, fact.uid) || first.has(fact.uid)) continue
     if (!fact.kept && fact.order > span.start && fact.executed < (session.cursor !== null ? started : span.began)) continue
+    if (span.fresh && fact.executed < span.began && fact.order < began) continue
     if (cameElsewhere(fact)) continue
     const isAt = (i: number): boolean => { const item = items[i]!; return item.type === 'entry' && first.get(item.fact.uid) === i }
     let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i))

@@ -56,7 +56,7 @@ export const MODES: Readonly<Record<string, Mode>> = {
   foreign: { faults: { cut: 1 }, stale: true, rejoin: true, foreign: true },
   quiet: { faults: { cut: 1 }, retention: 1_500 },
   restart: { faults: { restart: 0.5, cut: 0.5 }, stale: true, rejoin: true },
-  planned: { faults: { planned: 0.5, cut: 0.5, resyncAll: 0.2 }, stale: true, rejoin: true },
+  planned: { faults: { planned: 1, cut: 0.5, resyncAll: 0.2 }, haste: 40, stale: true, rejoin: true },
   crash: { faults: { crash: 0.8, cut: 0.5 }, stale: true, rejoin: true },
   filters: { faults: { cut: 0.5 }, stale: true, rejoin: true, busyFilters: true },
   ends: { faults: { cut: 1 }, stale: true, rejoin: true, ends: true },

@@ -26,7 +26,15 @@ export const MUTATIONS: readonly Mutation[] = [
   one('no gap for a lost range', 'del', READER, "        this.#addGap('reset', log)\n        return { ...subscription", '        return { ...subscription'),
   one('no gap for what was moved past', 'silent', READER, "if (lacked <= this.position) this.#addGap('reset', log)", ''),
   one('no overrun gap', 'trim', READER, "      this.#addGap('overrun', log)\n", ''),
-  one('no read after mended()', 'cut', LOG, '      log.watched = !this.#toWatch.includes(log)\n      this.#catchUp?.load(log)\n', '      log.watched = log.current = true\n'),
+  one('no read after mended()', 'cut', LOG, '      this.#distrust(log)\n      this.#catchUp?.load(log)\n', '      log.current = true\n'),
+  {
+    name: 'mended() taken for what is not watched yet',
+    mode: 'hasty',
+    edits: [
+      { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' }, // so that more is watched
+      { file: LOG, text: '      this.#distrust(log)\n      this.#catchUp?.load(log)\n', replacement: '      this.#distrust(log)\n      log.watched = true\n      this.#catchUp?.load(log)\n' }
+    ]
+  },
   one('broken() not seen', 'cut', LOG, 'if (this.#error !== undefined) return\n', 'return\n'),
   one('lives not told apart: cursors', 'suffix', LOG_LIVES, 'const good = i >= 0 &&', 'const good = true ||'),
   one('a cursor from before a loss', 'suffix', LOG_LIVES, '&& !this.#lives.some(({ broken }, j) => broken && j > i)', ''),
@@ -51,8 +59,25 @@ export const MUTATIONS: readonly Mutation[] = [
   one('older entries not read', 'calm', READER, '? place! >= log.base : log.events >= wanted(log, resume)) return true', '? true : log.events >= wanted(log, resume)) return true'),
   one('a read of older entries lost with its connection', 'hasty', READER, ' || (!resume.older.done && resume.older !== log.askingOlder)', ''),
   one('a cursor newer than the head is unknown', 'hasty', READER, 'if (mayBeNewer)', 'if (place === -1)'),
-  one('a life that began elsewhere is unknown', 'planned', READER, 'resume.cursor !== null && this.#log.lives.isUnknown(resume.cursor)', 'false'),
+  {
+    name: 'a life that began elsewhere is unknown',
+    mode: 'planned',
+    edits: [
+      { file: 'test/simulation/server.ts', text: 'die (notice = 300)', replacement: 'die (notice = 1_000)' }, // so that more come before it is known
+      { file: READER, text: 'resume.cursor !== null && this.#log.lives.isUnknown(resume.cursor)', replacement: 'false' }
+    ]
+  },
   one('what went out repeated after going back', 'calm', READER, 'seen: Math.max(subscription.seen, stood)', 'seen: subscription.seen'),
+  one('what was there before it was joined left out, and told as a gap', 'calm', READER, 'Math.max(resume.head, log.begin)', 'resume.head'),
+  {
+    name: 'ages by the clock of another server believed',
+    mode: 'planned',
+    edits: [
+      { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' },
+      { file: CATCH_UP, text: '    log.aside = []\n    log.born = -Infinity\n', replacement: '    log.aside = []\n' }
+    ]
+  },
+  one('what came after it was joined taken for older', 'calm', CATCH_UP, 'now - age + 1 <= log.born', 'now - age <= log.born + 2_000'),
   one('no fresh cursor after going back', 'calm', READER, 'return this.cursor < this.#reached', 'return false'),
   one('no gap for a channel joined late', 'calm', READER, 'cursor !== null || late', 'cursor !== null'),
   one('no gap for an expired cursor', 'trim', READER, "      this.#addGap('expired', log)\n", ''),

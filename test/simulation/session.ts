@@ -26,6 +26,8 @@ export interface Span {
   settled: number
   /** A gap may come, and must come first, as the cursor says nothing, or not what came between. */
   gapDue: boolean
+  /** Joined without a cursor: what was there before is no news. */
+  fresh: boolean
   /** Uids that were kept when it was joined, of which the newest are to come. */
   due: readonly number[] | undefined
 }
@@ -72,7 +74,7 @@ export class Session {
   }
 
   join (channel: string, start: number): Span {
-    const span = { channel, start, began: this.#world.now, end: Infinity, ended: Infinity, first: Infinity, settled: Infinity, gapDue: false, due: undefined }
+    const span = { channel, start, began: this.#world.now, end: Infinity, ended: Infinity, first: Infinity, settled: Infinity, gapDue: false, fresh: false, due: undefined }
     this.spans.push(span)
     return span
   }

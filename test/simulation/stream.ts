@@ -202,10 +202,10 @@ export class Stream implements Member {
 }
 
 function parse (text: string): Block {
-  const block: Record<string, string> = {}
+  const block: { -readonly [Key in keyof Block]: Block[Key] } = { id: undefined, event: undefined, data: undefined }
   for (const line of text.split('\n')) {
     const at = line.indexOf(': ')
-    block[line.slice(0, at)] = line.slice(at + 2)
+    block[line.slice(0, at) as keyof Block] = line.slice(at + 2)
   }
-  return { id: block['id'], event: block['event'], data: block['data'] }
+  return block
 }

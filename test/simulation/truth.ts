@@ -22,6 +22,8 @@ const A_LIFE = 1e13
 /** All that was ever written, in all lives, by the judge's own order: a life comes after those that were born before it. */
 export class Truth {
   readonly facts = new Map<number, Fact>()
+  /** Every cursor is asked for many times. */
+  readonly #orders = new Map<string, number>()
   readonly #births = new Map<string, { readonly index: number, readonly start: number }>()
 
   born (life: string, start: number): void {
@@ -37,8 +39,14 @@ export class Truth {
   /** A cursor's. */
   orderOf (cursor: string | null): number {
     if (cursor === null) return -1
-    const [life, seq] = cursor.split('-') as [string, string]
-    return this.order(life, parseInt(seq, 36))
+    let order = this.#orders.get(cursor)
+    if (order === undefined) {
+      const [life, seq] = cursor.split('-') as [string, string]
+      order = this.order(life, parseInt(seq, 36))
+      // A life that is not known may be born later.
+      if (order >= 0) this.#orders.set(cursor, order)
+    }
+    return order
   }
 
   executed (uid: number, life: string, seq: number, channels: readonly string[], kind: Fact['kind'], now: number): void {
