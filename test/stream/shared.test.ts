@@ -1,5 +1,9 @@
+import http from 'node:http'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import t from 'tap'
-import { blocks, until } from '../client.ts'
+import type { SseStream } from '../../lib/index.ts'
+import { blocks, build, listen, until } from '../client.ts'
 import { data, numbers, settled, sleep, start, turn } from './driving.ts'
 import { SharedLog } from './shared-log.ts'
 
@@ -55,6 +59,32 @@ t.test('50 clients with cursors that are ahead ask two questions at most', async
   line.catchUp()
   await settled(...driven)
   t.same(driven.flatMap(({ client }) => [...client.gaps, ...client.events]), [])
+})
+
+t.test('of clients with forged cursors who come and leave while the backplane says nothing, nothing is kept', async t => {
+  const line = new SharedLog().line()
+  const app = await build(t, { backplane: line })
+  app.get<{ Querystring: { n: string } }>('/', (request, reply) => reply.sse(['a', `of ${request.query.n}`].map(name => app.sse.channel(name))))
+  const url = await listen(app)
+  line.lagging = true
+  const streams: Array<WeakRef<SseStream>> = []
+  app.sse.on('subscribe', ({ channel, stream }) => { if (channel === 'a') streams.push(new WeakRef(stream)) })
+  const before = line.questions
+  const forged = ['garbage', 'L1-zzzzz', 'L9-0']
+  // No answer comes while it is not known what they are worth: they leave without one.
+  await Promise.all(Array.from({ length: 100 }, async (_, n) => {
+    const request = http.get(`${url}/?n=${n}`, { agent: false, headers: { 'last-event-id': forged[n % 3]! } }).on('error', () => {})
+    await until(() => streams.length >= 100, 'all of them')
+    request.destroy()
+  }))
+  await until(() => app.sse.streams.size === 0, 'all to be gone')
+  t.ok(line.questions - before <= 2, `${line.questions - before} questions`)
+  t.match(app.sse.stats(), { streams: 0, subscriptions: 0, channels: 0, history: { events: 0 } })
+  setFlagsFromString('--expose_gc')
+  const collect = runInNewContext('gc') as () => void
+  const alive = (): number => streams.filter(stream => stream.deref() !== undefined).length
+  // The last ones may still be on somebody's stack.
+  await until(() => { collect(); return alive() <= 2 }, 'the streams to be collected')
 })
 
 t.test('a held stream sends its own events and heartbeats meanwhile', async t => {
