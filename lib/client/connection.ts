@@ -1,16 +1,11 @@
-import { createParser } from 'eventsource-parser'
 import type { Failure, SseErrorCode } from './error.ts'
 import type { Settings } from './options.ts'
+import { makeParser, type Told } from './parser.ts'
 
 /** What one connection tells, in order; nothing after `failed`, and nothing after its signal aborted. */
-export interface Sink {
+export interface Sink extends Told {
   /** An answer of 200 with an event stream. `heartbeat`: ms as the server says, 0 or NaN where it does not; `origin`: after redirects. */
   opened (heartbeat: number, origin: string): void
-  /** A block has ended that had an id; its event comes next, where it has one. */
-  id (id: string): void
-  event (type: string, data: string, hasId: boolean): void
-  /** ms to wait before a connection is made again. */
-  retry (ms: number): void
   /** All of the bytes that have come is told. */
   alive (): void
   /** The connection is over. `retryAfter`: ms from now; NaN, or less than 0, where the answer does not say. */
@@ -28,17 +23,7 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     signal.throwIfAborted()
     tell(...args)
   }
-  const parser = createParser({
-    maxBufferSize: maxEventLength,
-    onId: unlessClosed(sink.id),
-    onEvent: unlessClosed(({ event = 'message', data, id }) => sink.event(event, data, id !== undefined)),
-    onRetry: sink.retry,
-    onError (error) {
-      if (error.type !== 'max-buffer-size-exceeded') return
-      code = 'size'
-      throw error
-    }
-  })
+  const parse = makeParser({ ...sink, id: unlessClosed(sink.id), event: unlessClosed(sink.event) }, maxEventLength)
   try {
     // In a turn of its own: who makes a client has time to add listeners, and to close it again.
     await null
@@ -64,8 +49,7 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     if (code !== 'cut') throw new Error(`answered ${status} ${type}`)
     signal.throwIfAborted()
     sink.opened(+header('sse-heartbeat'), new URL(response.url || url).origin)
-    // The parser takes one byte order mark, and the standard says one.
-    const reader = response.body!.pipeThrough(new TextDecoderStream('utf-8', { ignoreBOM: true })).getReader()
+    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
     for (;;) {
       const { done, value } = await reader.read()
       signal.throwIfAborted()
@@ -73,7 +57,10 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
         code = 'ended'
         throw new Error('response ended')
       }
-      parser.feed(value)
+      if (!parse(value)) {
+        code = 'size'
+        throw new Error(`a line or event is longer than maxEventLength, ${maxEventLength}`)
+      }
       sink.alive()
     }
   } catch (cause) {

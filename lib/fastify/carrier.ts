@@ -1,6 +1,7 @@
 import type { EventEmitter } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { Writable } from 'node:stream'
+import type { Compression } from '../options.ts'
 import type { Stream } from '../stream/stream.ts'
 
 type Listener = (...args: any[]) => void
@@ -13,27 +14,27 @@ export class Carrier {
   readonly readable = true
   readonly #stream: Stream
   readonly #response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>
-  readonly #onOpen: () => boolean | undefined
+  readonly #onOpen: () => Compression | undefined | false
   /** The listeners that the response had when somebody last began to watch this payload. */
   #before: Map<string | symbol, Function[]> | undefined
 
-  /** @param onOpen says whether the head that leaves announces a compressed body; undefined: the reply has another answer by now */
-  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: () => boolean | undefined) {
+  /** @param onOpen says how the body is compressed that the head announces, if it is; false: the reply has another answer by now */
+  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: () => Compression | undefined | false) {
     this.#stream = stream
     this.#response = response
     this.#onOpen = onOpen
   }
 
   pipe (destination: Writable): Writable {
-    const compressed = this.#onOpen()
-    if (compressed === undefined) return destination
+    const compression = this.#onOpen()
+    if (compression === false) return destination
     const native = destination === this.#response as unknown
     if (native) {
       this.#dropWatch()
       // As onSend hooks may set it, and Fastify for reply.trailer(): a stream has neither a length nor trailers.
       if (!this.#response.headersSent) for (const name of ['content-length', 'trailer']) if (this.#response.hasHeader(name)) this.#response.removeHeader(name)
     }
-    this.#stream.open(destination, native, compressed)
+    this.#stream.open(destination, native, compression)
     return destination
   }
 

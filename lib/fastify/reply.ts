@@ -151,16 +151,17 @@ function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply
   reply.header('x-accel-buffering', 'no')
   // A client that hears nothing for much longer knows that its connection is dead.
   if (heartbeatInterval > 0) reply.header('sse-heartbeat', heartbeatInterval)
-  const compressed = stream.compression !== undefined && acceptsGzip(reply.request)
-  if (compressed) announceGzip(reply)
+  // Looked at once: a handler's object may change while onSend hooks run.
+  const compression = acceptsGzip(reply.request) ? stream.compression : undefined
+  if (compression !== undefined) announceGzip(reply)
   const carrier = new Carrier(stream, reply.raw, () => {
-    if (isOff(reply)) return undefined // the hook that hung until the handlerTimeout has ended after all
+    if (isOff(reply)) return false // the hook that hung until the handlerTimeout has ended after all
     release(reply)
     reply.hijack()
     // Node leaves the body of this one out, and its client is through. Of a 204 Fastify lets the body go.
     if (reply.statusCode === 304) stream.end('end')
     // A hook that wants the plain text to encode has taken it away.
-    return compressed && reply.getHeader('content-encoding') === 'gzip'
+    return reply.getHeader('content-encoding') === 'gzip' ? compression : undefined
   })
   reply.send(carrier)
   reply.send = sendNothingElse

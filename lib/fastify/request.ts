@@ -26,7 +26,8 @@ export function acceptsGzip ({ headers }: FastifyRequest): boolean {
   const encodings = String(headers['accept-encoding'] ?? '')
   const named = Math.max(weight(encodings, 'gzip'), weight(encodings, 'x-gzip'))
   const gzip = named >= 0 ? named : weight(encodings, '*')
-  return gzip > 0 && gzip >= weight(encodings, 'identity')
+  const identity = weight(encodings, 'identity')
+  return gzip > 0 && gzip >= (identity >= 0 ? identity : weight(encodings, '*'))
 }
 
 /** The greatest weight that a list gives to a name (RFC 9110, section 12.4.2); -1 where it is not in it, 0 where its weight is none. */

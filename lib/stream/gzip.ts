@@ -13,7 +13,8 @@ interface Wanted { readonly from: number, readonly seen: number }
  * made anew, and shared like any other piece.
  */
 export class Gzip extends Checksum {
-  readonly #minBytes: number
+  /** From how many bytes on what cannot refer back is made smaller. */
+  readonly minBytes: number
   readonly #largest: number
   readonly #onFailure: (error: unknown) => void
   /** What `#had` is of. */
@@ -26,7 +27,7 @@ export class Gzip extends Checksum {
   /** @param onFailure told when zlib fails: what it could not make smaller goes as it is */
   constructor ({ minBytes, window }: Compression, onFailure: (error: unknown) => void) {
     super()
-    this.#minBytes = minBytes
+    this.minBytes = minBytes
     this.#largest = window
     this.#onFailure = onFailure
   }
@@ -34,7 +35,7 @@ export class Gzip extends Checksum {
   /** @param dictionary what the client has just had, if it is known */
   segment (text: string, dictionary = NOTHING): Segment {
     const plain = Buffer.from(text)
-    if (plain.length < this.#minBytes && dictionary.length === 0) return store(plain)
+    if (plain.length < this.minBytes && dictionary.length === 0) return store(plain)
     try {
       return deflate(plain, dictionary)
     } catch (error) {

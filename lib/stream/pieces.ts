@@ -35,6 +35,8 @@ export interface Piece {
   readonly wants: readonly Want[]
   /** How far its frame, a segment, refers back at most, in bytes; undefined: it is plain. */
   readonly window: number | undefined
+  /** From how many bytes on it is made smaller, if it is one. */
+  readonly minBytes: number | undefined
   /** Undefined where nothing on the way is for the stream. */
   readonly frame: Frame | undefined
   readonly events: number
@@ -77,7 +79,7 @@ export class Pieces {
     const others = shared?.get(position) ?? []
     const window = gzip?.window(wants, position)
     for (const other of others) {
-      if ((other.full || other.next === end) && other.window === window && sameWants(other.wants, wants, position)) return other
+      if ((other.full || other.next === end) && other.window === window && other.minBytes === gzip?.minBytes && sameWants(other.wants, wants, position)) return other
     }
     const piece = this.#make(wants, position, end, gzip)
     this.#bytes += piece.frame?.chunk.length ?? 0
@@ -115,7 +117,7 @@ export class Pieces {
     const window = gzip?.window(wants, position)
     const piece = (next: number, full: boolean): Piece => {
       const frame = events === 0 ? undefined : gzip === undefined ? makeFrame(text) : gzip.segment(text, this.#before(wants, position, window!))
-      return { wants, window, frame, events, next, full, cursor }
+      return { wants, window, minBytes: gzip?.minBytes, frame, events, next, full, cursor }
     }
     for (let looked = 0; ; looked++) {
       const item = earliest(wants, next, end)
@@ -174,8 +176,10 @@ export class Pieces {
     for (let bytes = 0; bytes < window;) {
       const item = latest(wants, next, floor)
       if (item === undefined) break
-      wants.forEach(({ log }, i) => { if (next[i]! > 0 && log.at(next[i]! - 1) === item) next[i]!-- })
-      texts.push(this.#encode(item))
+      // Of an entry of several channels each has an object of its own, where they were read one by one.
+      wants.forEach(({ log }, i) => { if (next[i]! > 0 && log.at(next[i]! - 1).seq === item.seq) next[i]!-- })
+      // Of a large one its end: one more than the window, for a character of two may be cut there.
+      texts.push(this.#encode(item).slice(-window - 1))
       bytes += item.bytes
     }
     const all = Buffer.from(texts.reverse().join(''))

@@ -424,11 +424,11 @@ export class Stream implements SseStream, Member, OutletOwner {
   /**
    * The onSend hooks are through, and this is the response.
    * @param native it is node:http's own
-   * @param compressed its head says so
+   * @param compression how it is compressed, where its head says so
    */
-  open (response: Writable, native: boolean, compressed: boolean): void {
+  open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
-    if (compressed) this.#gzip = new Gzip(this.compression!, this.#host.compressionFailed)
+    if (compression !== undefined) this.#gzip = new Gzip(compression, this.#host.compressionFailed)
     if (this.#host.closing) this.drain()
     if (this.state === 'closed') {
       if (BROKEN_OFF.includes(this.#reason!)) response.destroy()

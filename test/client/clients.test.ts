@@ -5,12 +5,12 @@ import { createRequire } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
-import { EventSource } from 'eventsource'
 import { createEventSource } from 'eventsource-client'
 import t, { type Test } from 'tap'
 import { EventSource as Undici } from 'undici'
 import { SseClient } from '../../lib/client/index.ts'
 import { DRIVERS } from './drivers.ts'
+import { EVENTSOURCE, EventSource, skip as noEventSource } from './newer.ts'
 import { pause } from './server.ts'
 
 // What each client does is the table of docs/guide/browsers.md: this file observes it, and prints the row where the page has another.
@@ -44,6 +44,12 @@ const cases = (): Record<string, Case> => Object.fromEntries(Object.entries({
   401: { answer: refuse(401) },
   429: { answer: refuse(429, { 'retry-after': '2' }) },
   502: { answer: refuse(502) },
+  retry: {
+    answer: then(({ response }) => {
+      response.write(`retry: ${RETRY}\n\n`)
+      setTimeout(() => response.destroy(), 50)
+    })
+  },
   gap: { answer: then(({ response }) => response.write('event: sse.gap\ndata: {}\n\n')) },
   dead: { answer: then(() => {}), options: { isDead: true } },
   headers: { answer: then(() => {}), options: { headers: { authorization: 'token' } } },
@@ -52,6 +58,8 @@ const cases = (): Record<string, Case> => Object.fromEntries(Object.entries({
 
 /** ms: longer than any of them waits before it comes back. */
 const PATIENCE = 6_000
+/** ms: longer than any of them waits by itself. */
+const RETRY = 4_000
 
 /** The cells of a row, from what the server saw and the user was told. */
 function row (it: Record<string, Case>, dead: string): string[] {
@@ -124,10 +132,11 @@ const CLIENTS: Client[] = [
     name: `\`EventSource\` of ${name} ${version}`.replace('WebKit GTK', 'WebKitGTK'), skip: DRIVERS[name]!.skip, start: inPage(name, NATIVE)
   })),
   {
-    name: `\`eventsource\` ${version('eventsource')}`,
+    name: `\`eventsource\` ${EVENTSOURCE}`,
+    skip: noEventSource,
     start: inNode((url, options, tell) => {
-      const source = new EventSource(url, { fetch: fetchWith(options) })
-      for (const type of TYPES) source.addEventListener(type, ({ data }) => tell(type, data))
+      const source = new EventSource!(url, { fetch: fetchWith(options) })
+      for (const type of TYPES) source.addEventListener(type, event => tell(type, (event as MessageEvent).data))
       return source
     })
   },
@@ -218,6 +227,8 @@ for (const { name, start, skip = false, dead = 'yes' } of CLIENTS) {
     const cells = row(all, dead)
     t.comment(`| ${[name, ...cells].join(' | ')} |`)
     t.same(table.get(name), cells)
+    const [first, second] = all.retry!.asked // SseClient waits for up to twice as long
+    t.notOk(second !== undefined && second.at - first!.at < RETRY, 'back before the time that the server said')
   })
 }
 

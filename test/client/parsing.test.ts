@@ -3,7 +3,7 @@ import { SseClient } from '../../lib/client/index.ts'
 import { soon } from '../client.ts'
 import { observe, serve } from './server.ts'
 
-// The parser is another's. What is ours is what stands around it: bytes, chunks, ids, names and their defaults.
+// What the standard asks for, by example, as a user of the client is told it. parser.test.ts compares the parser with another's.
 
 const enough = 'event: over\ndata\n\n'
 

@@ -28,6 +28,7 @@ t.test('a stream is compressed where Accept-Encoding takes gzip, as RFC 9110 say
     ['identity;q=0, *', true],
     ['gzip;q=0.5, identity;q=0.5', true],
     ['gzip;q=0.5, identity', false],
+    ['gzip;q=0.5, *', false],
     ['gzip;q=0', false],
     ['gzip;q=0.000', false],
     ['gzip;q=0, *', false],
@@ -69,6 +70,26 @@ t.test('one stream may say otherwise than the plugin', async t => {
     const response = await off.inject({ url: `/?n=${n}`, headers: GZIP })
     t.equal(gunzipSync(response.rawPayload).toString(), 'retry: 3000\n\ndata: one\n\n')
   }
+})
+
+t.test('two streams of one channel are compressed each by its own options', async t => {
+  const app = await build(t)
+  const all = [{ window: 0, minBytes: Infinity }, { window: 0, minBytes: 0 }]
+  app.get<{ Querystring: { n: number } }>('/', async (request, reply) => reply.sse(app.sse.channel('a'), { compress: all[request.query.n]! }))
+  const url = await listen(app)
+  const clients = await Promise.all([0, 1].map(n => connect(`${url}/?n=${n}`, { headers: GZIP })))
+  const bytes = [0, 0]
+  for (const [n, { response }] of clients.entries()) response.prependListener('data', (chunk: Buffer) => { bytes[n]! += chunk.length })
+  for (let n = 0; n < 10; n++) await app.sse.publish('a', 'x'.repeat(1_500))
+  for (const client of clients) await client.first(10)
+  t.ok(bytes[0]! > 15_000 && bytes[1]! < 1_500, bytes.join())
+})
+
+t.test('what a hook does to the options of an opening stream changes nothing', async t => {
+  const app = await build(t)
+  const options = { compress: true }
+  app.get('/', { onSend: async () => { options.compress = false } }, async (request, reply) => reply.sse(['one'], options))
+  t.equal(gunzipSync((await app.inject({ url: '/', headers: GZIP })).rawPayload).toString(), 'retry: 3000\n\ndata: one\n\n')
 })
 
 t.test('wrong options are refused, by the plugin and by reply.sse()', async t => {

@@ -3,6 +3,7 @@ import type { SseStream } from '../../lib/index.ts'
 import { build, driver, listen, until, type Driven } from '../client.ts'
 import { block, settled, turn } from './driving.ts'
 import { random } from './model.ts'
+import { SharedLog } from './shared-log.ts'
 
 const SEED = Number(process.env.SEED ?? Math.floor(Math.random() * 1e9))
 const DELIVERIES = Number(process.env.DELIVERIES ?? 40_000)
@@ -25,7 +26,9 @@ t.test(`a compressed stream inflates to the bytes of a plain one that is treated
     const app = await build(t, {
       compress: { minBytes: one([0, 60, 256, 4_000]), window: one([0, 500, 8_192, 32_768]) },
       heartbeatInterval: chance() < 0.5 ? 30 : 0,
-      history: { maxEvents: one([4, 20, 300, 10_000]) }
+      history: { maxEvents: one([4, 20, 300, 10_000]) },
+      // Of what is read from a shared log, each channel has objects of its own.
+      backplane: chance() < 0.5 ? new SharedLog().line() : undefined
     })
     const drive = driver(t, app)
     await listen(app)
@@ -35,8 +38,8 @@ t.test(`a compressed stream inflates to the bytes of a plain one that is treated
     const cursors: string[] = []
 
     const open = async (lastEventId?: string): Promise<void> => {
-      const channels = NAMES.filter(() => chance() < 0.6)
-      const rewind = chance() < 0.3 ? one([1, 10, Infinity]) : 0
+      const channels = NAMES.filter(() => chance() < 0.7)
+      const rewind = chance() < 0.5 ? one([1, 10, Infinity, Infinity]) : 0
       const filtered = chance() < 0.15
       const act = (stream: SseStream): void => {
         stream.send('hello').catch(t.fail)
@@ -61,7 +64,7 @@ t.test(`a compressed stream inflates to the bytes of a plain one that is treated
           ? { n: i, symbol: one(['ACME', 'INIT']), price: below(10_000) / 100 }
           : kind === 1 ? { n: i, text: 'wörds of a text \n€ '.repeat(below(20)) } : { n: i, list: Array.from({ length: below(8) }, () => below(1e9)) }
         const event = one(['price', 'news'])
-        app.sse.publish(one(NAMES), { event, data }).then(id => {
+        app.sse.publish(chance() < 0.3 ? NAMES.filter(() => chance() < 0.6).concat('elsewhere') : one(NAMES), { event, data }).then(id => {
           cursors.push(id)
           published.add(`id: ${id}\nevent: ${event}\ndata: ${JSON.stringify(data)}`)
         }, t.fail)
@@ -88,6 +91,8 @@ t.test(`a compressed stream inflates to the bytes of a plain one that is treated
       delivered += 2 * pair.plain.client.events.length
     }
 
+    publish(below(80)) // which a shared log keeps, and nobody here has heard
+    await turn(8)
     for (let n = 0; n < 12; n++) await open()
     for (let step = 0; step < 150; step++) {
       const pair = one(twins)
@@ -117,7 +122,7 @@ t.test(`a compressed stream inflates to the bytes of a plain one that is treated
   }
   t.ok(saved > 0, `${delivered} deliveries, ${saved} bytes saved`)
   // Two sockets do not fill in the same moment. And where a pass is cut by its slice, what a test does in between meets one twin before its events and the other after them.
-  t.ok(unequal < equal / 20, `${equal} pairs got the same bytes, ${unequal} that were never blocked did not`)
+  t.ok(unequal <= 3 + equal / 20, `${equal} pairs got the same bytes, ${unequal} that were never blocked did not`)
 })
 
 t.test('a stream that begins at another place on each of its channels does not refer back to what it has not had', async t => {

@@ -61,6 +61,25 @@ t.test('50 clients with cursors that are ahead ask two questions at most', async
   t.same(driven.flatMap(({ client }) => [...client.gaps, ...client.events]), [])
 })
 
+t.test('a compressed stream of several channels whose histories were read one by one gets each event as it was published', async t => {
+  const log = new SharedLog()
+  const texts = ['the price of gold has risen to a new height this morning, and silver followed', 'there is no news of wheat and barley: the fields lie under snow, the mills stand still']
+  const text = (n: number): string => `${texts[n % 2]!} ${n}`
+  const publish = (n: number): void => {
+    log.append({ channels: ['a', 'b'], kind: 'event', event: undefined, data: text(n), serialized: false, limits: Array(2).fill({ maxEvents: 1_000, maxAge: 0, latest: false }) })
+  }
+  for (let n = 0; n < 10; n++) publish(n)
+  // It reads what is kept of "a" and of "b", and so has two objects of each event.
+  const { drive } = await start(t, { compress: true, backplane: log.line() })
+  const { client } = await drive(stream => stream.subscribe(['a', 'b'], { rewind: Infinity }), { headers: { 'accept-encoding': 'gzip' } })
+  await client.first(10)
+  for (let n = 10; n < 20; n++) {
+    publish(n)
+    await client.first(n + 1)
+  }
+  t.same(data(client), Array.from({ length: 20 }, (_, n) => text(n)))
+})
+
 t.test('of clients with forged cursors who come and leave while the backplane says nothing, nothing is kept', async t => {
   const line = new SharedLog().line()
   const app = await build(t, { backplane: line })

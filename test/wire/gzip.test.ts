@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { crc32, gunzipSync } from 'node:zlib'
+import { crc32, deflateRawSync, gunzipSync } from 'node:zlib'
 import t from 'tap'
 import { Checksum, deflate, GZIP_HEAD, store, type Segment } from '../../lib/wire/gzip.ts'
 import { random } from '../stream/model.ts'
@@ -59,6 +59,16 @@ t.test('what cannot be made smaller goes as it is, with ten bytes around it', as
   t.equal(deflate(noise, NONE).body.length, 310)
   t.equal(deflate(noise, noise).body.length < 30, true, 'but what the client has had can be referred to')
   t.equal(deflate(Buffer.alloc(300, 'x'), NONE).body.length < 30, true)
+})
+
+t.test('one that is large is compressed at the fastest level: it must not hold the event loop', async t => {
+  const plain = Buffer.from(Array.from({ length: 1024 * 1024 }, () => 97 + Math.floor(Math.random() * 2)))
+  const time = (call: () => unknown): number => {
+    const before = process.cpuUsage()
+    call()
+    return process.cpuUsage(before).user
+  }
+  t.ok(time(() => deflate(plain, NONE)) < time(() => deflateRawSync(plain)) / 2)
 })
 
 t.test('gzip itself reads it', async t => {
