@@ -11,6 +11,7 @@
  *   resume              reads stalled streams again
  *   atonce <n>          how many may wait for their response at once; 200
  *   port <port>         where streams are opened from now on
+ *   gzip <expected>     from now on, says that it takes gzip; 1: and takes nothing else (built with -DGZIP and -lz)
  *   reopen              connects all closed streams again, with Last-Event-ID
  *   close               closes all
  *   report              what was counted so far
@@ -22,9 +23,9 @@
  *   stale <n>           of how many pairs of a stream and a channel the newest event, of n in all, has not come
  *   probe <path> <rate> <count>  GETs on one keep-alive connection, open loop (blocking: use a process of its own)
  *
- * The data of an event is "<sequence number> <due time> padding", where the due time is in microseconds of
- * CLOCK_MONOTONIC, which all processes of a machine share. Latency counts from it, so a server that publishes late, or
- * writes late, cannot hide it.
+ * The data of an event is "<sequence number> <due time> padding", or JSON that begins with these two numbers. The due time is
+ * in microseconds of CLOCK_MONOTONIC, which all processes of a machine share. Latency counts from it, so a server that
+ * publishes late, or writes late, cannot hide it.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -40,6 +41,9 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef GZIP
+#include <zlib.h>
+#endif
 
 #define STREAMS_PER_ADDRESS 2000 /* a source address has some 28,000 ports; those of closed streams wait a minute */
 #define LINE 128 /* of a line split between two reads, as much as is looked at */
@@ -56,15 +60,18 @@ struct stream {
   uint64_t seq, due, last_seq, step, *newest;
   int first_channel, channels;
   char id[ID], line[LINE];
+#ifdef GZIP
+  z_stream *z; /* of a connection; zlib wants it to stay where it is */
+#endif
 };
 
 static struct stream *streams;
 static int total, open_now, connecting, next_waiting, epoll;
-static int port, values;
+static int port, values, accepts, compressed;
 static int at_once = 200; /* below every server's accept backlog, so no SYN is dropped */
 
 static struct {
-  uint64_t events, chunks, bytes, missing, disorder, gaps, retries, closed, ended, refused, first_due, last_at, max;
+  uint64_t events, chunks, bytes, wire, missing, disorder, gaps, retries, closed, ended, refused, first_due, last_at, max;
 } count;
 
 /* Latencies in microseconds: 64 steps for each power of two, so a percentile is right to 1.6 %. */
@@ -101,9 +108,9 @@ static double percentile_ms (double p) {
 }
 
 static void report (void) {
-  printf("{\"streams\":%d,\"events\":%lu,\"chunks\":%lu,\"bytes\":%lu,\"missing\":%lu,\"disorder\":%lu,\"gaps\":%lu,\"retries\":%lu,"
+  printf("{\"streams\":%d,\"events\":%lu,\"chunks\":%lu,\"bytes\":%lu,\"wire\":%lu,\"missing\":%lu,\"disorder\":%lu,\"gaps\":%lu,\"retries\":%lu,"
     "\"closed\":%lu,\"ended\":%lu,\"refused\":%lu,\"p50\":%.3f,\"p99\":%.3f,\"max\":%.3f,\"seconds\":%.6f,\"cpu\":%.6f}\n",
-    open_now, count.events, count.chunks, count.bytes, count.missing, count.disorder, count.gaps, count.retries,
+    open_now, count.events, count.chunks, count.bytes, count.wire, count.missing, count.disorder, count.gaps, count.retries,
     count.closed, count.ended, count.refused, percentile_ms(0.5), percentile_ms(0.99), count.max / 1000.0,
     count.events && count.first_due ? (count.last_at - count.first_due) / 1e6 : 0, cpu_us() / 1e6);
   fflush(stdout);
@@ -146,6 +153,12 @@ static const char *number (const char *p, const char *end, uint64_t *value) {
   return p;
 }
 
+/* A number that may have something else before it: a quote, or the name of a member. */
+static const char *next_number (const char *p, const char *end, uint64_t *value) {
+  for (int skipped = 0; p < end && skipped < 5 && (*p < '0' || *p > '9'); skipped++) p++;
+  return number(p, end, value);
+}
+
 static void line (struct stream *s, const char *p, size_t length, uint64_t now) {
   if (length && p[length - 1] == '\r') length--;
   if (!length) { dispatch(s, now); return; }
@@ -156,11 +169,10 @@ static void line (struct stream *s, const char *p, size_t length, uint64_t now) 
   if (name == 4 && !memcmp(p, "data", 4)) {
     if (s->has_data) return;
     s->has_data = 1;
-    if (value < end && *value == '"') value++; /* a library that makes JSON of a string */
-    const char *after = number(value, end, &s->seq);
-    s->has_number = after > value;
+    const char *after = next_number(value, end, &s->seq);
+    s->has_number = s->seq > 0;
     s->due = 0;
-    if (after < end && *after == ' ') number(after + 1, end, &s->due);
+    next_number(after, end, &s->due);
   } else if (name == 5 && !memcmp(p, "event", 5)) {
     s->gap = end - value == 7 && !memcmp(value, "sse.gap", 7);
     s->end = end - value == 7 && !memcmp(value, "sse.end", 7);
@@ -188,6 +200,25 @@ static void sse (struct stream *s, const char *p, size_t length, uint64_t now) {
     length -= n;
   }
 }
+
+#ifdef GZIP
+static void gunzip (struct stream *s, char *p, size_t length, uint64_t now) {
+  static char plain[256 * 1024];
+  s->z->next_in = (unsigned char *) p;
+  s->z->avail_in = length;
+  do {
+    s->z->next_out = (unsigned char *) plain;
+    s->z->avail_out = sizeof plain;
+    int result = inflate(s->z, Z_SYNC_FLUSH);
+    if (result != Z_OK && result != Z_STREAM_END && result != Z_BUF_ERROR) {
+      fprintf(stderr, "not gzip: %s\n", s->z->msg);
+      exit(1);
+    }
+    sse(s, plain, sizeof plain - s->z->avail_out, now);
+    if (result == Z_STREAM_END) return;
+  } while (s->z->avail_in || !s->z->avail_out);
+}
+#endif
 
 /* ---- HTTP/1.1, chunked ---- */
 
@@ -222,6 +253,10 @@ static void http (struct stream *s, const char *p, size_t length, uint64_t now) 
         break;
       case DATA: {
         size_t n = (size_t) (end - p) < s->chunk_left ? (size_t) (end - p) : s->chunk_left;
+#ifdef GZIP
+        if (s->z) gunzip(s, (char *) p, n, now);
+        else
+#endif
         sse(s, p, n, now);
         p += n;
         s->chunk_left -= n;
@@ -264,6 +299,12 @@ static void dial (struct stream *s) {
   if (bind(s->fd, (struct sockaddr *) &a, sizeof a)) { perror("bind"); exit(1); }
   a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   a.sin_port = htons(port);
+#ifdef GZIP
+  if (compressed && !s->z) {
+    s->z = calloc(1, sizeof *s->z);
+    inflateInit2(s->z, 15 + 16);
+  } else if (compressed) inflateReset(s->z);
+#endif
   s->phase = CONNECTING;
   s->chunk = SIZE;
   s->chunk_left = s->line_length = s->head_match = s->gap = s->end = s->has_data = s->has_number = 0;
@@ -276,8 +317,8 @@ static void dial (struct stream *s) {
 static void request (struct stream *s) {
   char head[256], resume[ID + 32] = "";
   if (s->id[0]) snprintf(resume, sizeof resume, "Last-Event-ID: %s\r\n", s->id);
-  int n = snprintf(head, sizeof head, "GET /stream/%d/%d HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n%s\r\n",
-    s->first_channel, s->channels, resume);
+  int n = snprintf(head, sizeof head, "GET /stream/%d/%d HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n%s%s\r\n",
+    s->first_channel, s->channels, accepts ? "Accept-Encoding: gzip\r\n" : "", resume);
   if (write(s->fd, head, n) != n) { drop(s); return; }
   s->phase = HEAD;
   struct epoll_event e = { .events = EPOLLIN, .data.ptr = s };
@@ -395,8 +436,10 @@ int main (int argc, char **argv) {
         }
         if (s->phase < HEAD) continue;
         ssize_t r = read(s->fd, buffer, sizeof buffer);
-        if (r > 0) http(s, buffer, r, now_us());
-        else if (r == 0 || errno != EAGAIN) drop(s);
+        if (r > 0) {
+          count.wire += r;
+          http(s, buffer, r, now_us());
+        } else if (r == 0 || errno != EAGAIN) drop(s);
         continue;
       }
       ssize_t r = read(0, input + input_length, sizeof input - 1 - input_length);
@@ -429,6 +472,11 @@ int main (int argc, char **argv) {
         } else if (!strcmp(input, "reset")) {
           reset();
           report();
+#ifdef GZIP
+        } else if (sscanf(input, "gzip %d", &compressed) == 1) {
+          accepts = 1;
+          report();
+#endif
         } else if (sscanf(input, "port %d", v) == 1) {
           port = v[0];
           report();

@@ -14,6 +14,7 @@ export const cpus = { server: null, load: null }
 /** Where the programs that are not JavaScript come from. */
 export const compiled = {
   load: { source: here('./load.c'), command: ['cc', '-O2', '-o'] },
+  'load-gzip': { source: here('./load.c'), command: ['cc', '-O2', '-DGZIP', '-o'], libraries: ['-lz'] },
   'c-write': { source: here('./subjects/c-write.c'), command: ['cc', '-O2', '-o'] },
   'go-channels': { source: here('./subjects/go-channels.go'), command: ['go', 'build', '-o'] }
 }
@@ -29,6 +30,8 @@ export class Child {
   #answers = []
   #waiting = []
   #ended = null
+  /** Processes of its own, which end with it. */
+  pids = []
 
   /** @param {string[]} command @param {number | string | null} cpu */
   constructor (command, cpu) {
@@ -74,11 +77,13 @@ export class Child {
     return this.answer(ms)
   }
 
-  /** Seconds of CPU, user and system, of all its threads, as the operating system counts them. */
+  /** Seconds of CPU, user and system, of all its threads and processes, as the operating system counts them. */
   cpu () {
-    // the name in parentheses may hold spaces; utime and stime are fields 14 and 15, in ticks of 10 ms
-    const fields = readFileSync(`/proc/${this.#process.pid}/stat`, 'latin1').split(') ')[1].split(' ')
-    return (Number(fields[11]) + Number(fields[12])) / 100
+    return [this.#process.pid, ...this.pids].reduce((sum, pid) => {
+      // the name in parentheses may hold spaces; utime and stime are fields 14 and 15, in ticks of 10 ms
+      const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1].split(' ')
+      return sum + (Number(fields[11]) + Number(fields[12])) / 100
+    }, 0)
   }
 
   /** Resident memory in bytes. */
@@ -99,19 +104,20 @@ export class Child {
 /** @param {string} subject @param {object} [options] of the library under test @param {number | string | null} [cpu] */
 export async function startServer (subject, options = {}, cpu = cpus.server) {
   const name = subject === FIRST ? 'fastify-sse-channels' : subject
-  const own = name === 'fastify-sse-channels' ? { dist: subject === FIRST ? firstRelease() : present(), ...options } : options
+  const own = name === 'fastify-sse-channels' || name === 'cluster' ? { dist: subject === FIRST ? firstRelease() : present(), ...options } : options
   const command = compiled[name]
     ? [`${outDir}/${name}`]
     : [process.execPath, '--expose-gc', here('./subjects/server.js'), name.replace('@', '').replace('/', '-'), JSON.stringify(own)]
   const server = new Child(command, cpu)
   server.subject = subject
-  server.port = (await server.answer(30_000)).port
+  const { port, pids = [] } = await server.answer(30_000)
+  Object.assign(server, { port, pids })
   return server
 }
 
-/** @param {number} port @param {number | string | null} [cpu] */
-export function startLoad (port, cpu = cpus.load) {
-  return new Child([`${outDir}/load`, String(port)], cpu)
+/** @param {number} port @param {number | string | null} [cpu] @param {'load' | 'load-gzip'} [program] */
+export function startLoad (port, cpu = cpus.load, program = 'load') {
+  return new Child([`${outDir}/${program}`, String(port)], cpu)
 }
 
 /** Both CPUs, where what runs is spread over them. */
@@ -132,9 +138,9 @@ export function pin (chosen) {
 
 /** Builds it. Returns the compiler's words if it fails. */
 export function compile (name) {
-  const { source, command } = compiled[name]
+  const { source, command, libraries = [] } = compiled[name]
   const [file, ...args] = command
-  const { status, stderr, error } = spawnSync(file, [...args, `${outDir}/${name}`, source], { encoding: 'utf8' })
+  const { status, stderr, error } = spawnSync(file, [...args, `${outDir}/${name}`, source, ...libraries], { encoding: 'utf8' })
   return status === 0 ? null : error ? `${file} is not installed` : stderr
 }
 

@@ -4,7 +4,7 @@
  *
  *   --quick            few streams and short runs: to see that all works, not to quote. Written to out/, as each part is
  *   --driver name      ioredis (default) or node-redis
- *   --only a,b         of latency, scale, storm, read, memory
+ *   --only a,b         of latency, scale, workers, storm, read, memory
  *   --rounds n         1: medians of so many
  *   --cpus s,l         as for run.js
  *
@@ -52,7 +52,7 @@ pin(args.cpus)
 
 /** By part, then what a row says, then subject: values of the rounds. */
 const found = {}
-const parts = { latency, scale, storm, read, memory }
+const parts = { latency, scale, workers, storm, read, memory }
 for (const [name, part] of Object.entries(parts)) {
   if (args.only !== undefined && !args.only.split(',').includes(name)) continue
   for (let round = 0; round < Number(args.rounds); round++) await part()
@@ -158,6 +158,39 @@ async function scale () {
         say('scale', `latency, p99, ms: ${processes}`, subject, p99)
         say('scale', `delivered in time, %: ${processes}`, subject, share)
         if (missing || disorder || gaps) say('scale', `lost, out of order, gap events: ${processes}`, subject, missing + disorder + gaps)
+      }))
+    }
+  }
+}
+
+/** A machine's CPUs: one process, in memory, against two workers of node:cluster, which are one over Redis. */
+async function workers () {
+  for (const rate of quick ? [4] : [4, 8, 16]) {
+    const row = `${numberOf(many)} streams of one channel, ${rate} events a second`
+    for (const [what, subject] of [['one process', OURS], ['two workers', 'cluster']]) {
+      await attempt('workers', row, what, () => withAll(async start => {
+        const redis = subject === 'cluster' ? await start.redis(bothCpus()) : undefined
+        const server = await start.server(subject, redis && { redis: redis.port, driver, workers: 2 }, bothCpus())
+        const load = start.load(server.port, bothCpus())
+        await open(load, { count: many })
+        const publish = async count => {
+          await load.ask('reset')
+          server.tell(line({ count, every: 1 / rate, limit: count / rate + 10 }))
+          return load.ask(`wait ${count * many} ${count / rate * 1_000 + 10_000}`)
+        }
+        await publish(5) // warm
+        const [used, redisUsed, begin] = [server.cpu(), await redis?.cpu(), performance.now()]
+        const { events, chunks, missing, disorder, gaps, p50, p99 } = await publish(seconds * rate)
+        const took = (performance.now() - begin) / 1_000
+        const cpu = server.cpu() - used
+        say('workers', `${row}: CPU of the application, % of one`, what, cpu / took * 100)
+        say('workers', `${row}: CPU a delivery, µs`, what, cpu / events * 1e6)
+        if (redis) say('workers', `${row}: CPU of Redis, %`, what, (await redis.cpu() - redisUsed) / took * 100)
+        say('workers', `${row}: events a write`, what, events / chunks)
+        say('workers', `${row}: p50, ms`, what, p50)
+        say('workers', `${row}: p99, ms`, what, p99)
+        const lost = seconds * rate * many - events + missing + disorder + gaps
+        if (lost) say('workers', `${row}: lost, out of order, gap events`, what, lost)
       }))
     }
   }
@@ -297,6 +330,10 @@ function write () {
   }
   const table = rows => [`| | ${columns.join(' | ')} |`, `| --- |${columns.map(() => ' --: |').join('')}`, ...rows.map(row => `| ${row.join(' | ')} |`)].join('\n')
   const plain = name => table(Object.entries(found[name]).map(([row, values]) => [row, ...cells(values)]))
+  const workersTable = () => [
+    '| | one process, in memory | two workers, with Redis |', '| --- | --: | --: |',
+    ...Object.entries(found.workers).map(([row, values]) => `| ${[row, ...['one process', 'two workers'].map(what => format(median(values[what] ?? [])))].join(' | ')} |`)
+  ].join('\n')
   const scaled = row => Object.fromEntries(PROCESSES.map(processes => [processes, Object.fromEntries(subjects.map(subject => [
     subject, median(found.scale?.[`${row}: ${processes}`]?.[subject] ?? [])
   ]))]))
@@ -320,6 +357,7 @@ function write () {
     latency: ['From publish() to a client', plain],
     scale: ['Several processes on one Redis', () => 'Each has 100 channels of its own with a stream each, and 400 events a second on them; and a stream of one channel ' +
       'of all, which has 20 events a second. All share the CPUs, the load and Redis with them. In time: a second after the last was due at the latest.\n\n' + scaleTable()],
+    workers: ['One process, or two workers of node:cluster', workersTable],
     storm: ['All streams come back at once, after a deployment', plain],
     read: ['Replay from Redis', plain],
     memory: ['Memory', plain]

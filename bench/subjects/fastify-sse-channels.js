@@ -8,13 +8,14 @@
  * @property {number} [shared] a channel, by its number, that each stream of channels before it is subscribed to, too
  * @property {number} [rewind] how many of the newest events a stream without a cursor gets first
  * @property {boolean} [latest] channels of values
+ * @property {Record<string, string>} [headers] of each response
  */
 import { existsSync } from 'node:fs'
 import fastify from 'fastify'
 import { channelsOf, listen } from './common.js'
 
 /** @param {Options} options */
-export async function start ({ dist, redis, driver = 'ioredis', shared, rewind, latest, ...options }) {
+export async function start ({ dist, redis, driver = 'ioredis', shared, rewind, latest, headers, ...options }) {
   const { default: sse } = await import(`${dist}/index.js`)
   const app = fastify()
   if (latest) options.history = { ...options.history, channel: () => ({ latest: true }) }
@@ -23,6 +24,7 @@ export async function start ({ dist, redis, driver = 'ioredis', shared, rewind, 
   app.get('/stream/:first/:count', (request, reply) => {
     const names = channelsOf(request.params)
     if (shared > Number(request.params.first)) names.push(`c${shared}`)
+    if (headers) reply.headers(headers)
     return reply.sse(names.map(name => app.sse.channel(name)), { rewind })
   })
   return {

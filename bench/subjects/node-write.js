@@ -8,17 +8,23 @@ export const start = () => startBare((members, data) => {
   for (const response of members) response.write(event)
 })
 
-/** @param {(members: Iterable<import('node:http').ServerResponse>, data: string) => void} send */
-export async function startBare (send) {
+/**
+ * @template T
+ * @param {(members: Iterable<T>, data: string) => void} send
+ * @param {object} [head] more of it
+ * @param {(response: import('node:http').ServerResponse) => T} [member] what is sent to in place of the response
+ */
+export async function startBare (send, head = {}, member = response => response) {
   const members = new Members()
   const server = createServer((request, response) => {
     const [, route, first, count] = request.url.split('/')
     if (route === 'other') return response.end('ok')
     const channels = channelsOf({ first, count })
-    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' })
+    response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', ...head })
     response.flushHeaders()
-    members.add(channels, response)
-    response.on('close', () => members.delete(channels, response))
+    const receiver = member(response)
+    members.add(channels, receiver)
+    response.on('close', () => members.delete(channels, receiver))
   })
   await once(server.listen(0, '127.0.0.1'), 'listening')
   return {

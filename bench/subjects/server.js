@@ -4,13 +4,13 @@
  * It listens on a free port of the loopback, serves `GET /stream/<first>/<count>` (a stream of that many channels) and
  * `GET /other` (another route of the same app), and takes commands as lines on stdin, each answered with a line of JSON:
  *
- *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms> [order]
+ *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms> [order] [kind]
  *       open loop: event k is due at start + k * every, whether or not the events before it are out yet, and goes to
  *       channel first + k % channels. every 0: all in one turn. Gives up at the limit. Schedules of the same order share
- *       their sequence numbers; without one, those of the same first channel
+ *       their sequence numbers; without one, those of the same first channel. kind: JSON, see json.js, in place of so many bytes
  *   answers <count> <tokens> <tokens a second> <first channel>
  *       all at once, each a source that is published to a channel of its own
- *   gc       collects garbage, so that resident memory is what is in use
+ *   gc       collects garbage, so that resident memory is what is in use; and says how many bytes of the heap are
  *   stats    what the library counted
  *   close    closes the app, and says how long that took
  *
@@ -22,9 +22,11 @@
  * @property {() => Promise<unknown>} [close]
  * @property {(channel: string, tokens: AsyncIterable<string>) => Promise<unknown>} [answer]
  * @property {() => object} [stats]
+ * @property {number[]} [pids] of its other processes
  */
 import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { kinds } from './json.js'
 
 const [name, options = '{}'] = process.argv.slice(2)
 const { start } = await import(`./${name}.js`)
@@ -40,7 +42,7 @@ const now = () => Number(process.hrtime.bigint() / 1000n)
 /** Too few bytes for a due time: the sequence number alone. */
 const makeData = (seq, due, bytes) => (bytes < 24 ? `${seq} ` : `${seq} ${due} `).padEnd(bytes, 'x')
 
-function publish (count, every, bytes, first, channels, limit, order = first) {
+function publish (count, every, bytes, first, channels, limit, order = first, kind = undefined) {
   const begin = now()
   const giveUp = begin + limit * 1000
   let taken = 0
@@ -49,7 +51,8 @@ function publish (count, every, bytes, first, channels, limit, order = first) {
     if (now() >= giveUp) return
     const seq = (seqs.get(order) ?? 0) + 1
     seqs.set(order, seq)
-    subject.publish(`c${first + done % channels}`, makeData(seq, begin + done * every, bytes))
+    const due = begin + done * every
+    subject.publish(`c${first + done % channels}`, kind ? kinds[kind](seq, due) : makeData(seq, due, bytes))
     done++
   }
   const turn = () => {
@@ -75,14 +78,18 @@ async function * model (tokens, perSecond) {
 }
 
 const commands = {
-  publish: (...numbers) => publish(...numbers.map(Number)),
+  publish: (...parameters) => publish(...parameters.slice(0, 7).map(Number), parameters[7]),
   async answers (...numbers) {
     const [count, tokens, perSecond, first] = numbers.map(Number)
     await Promise.all(Array.from({ length: count }, (_, i) => subject.answer(`c${first + i}`, model(tokens, perSecond))))
     answer({ answered: count })
   },
   stats: () => answer(subject.stats()),
-  gc: () => { globalThis.gc(); answer({}) },
+  gc: () => {
+    globalThis.gc()
+    const { heapUsed, external } = process.memoryUsage()
+    answer({ heap: heapUsed + external })
+  },
   close: async () => {
     const begin = now()
     await subject.close()
@@ -96,4 +103,4 @@ createInterface({ input: process.stdin })
   .on('line', line => { const [command, ...args] = line.split(' '); commands[command](...args) })
   .on('close', () => process.exit()) // the driver is gone
 
-answer({ port: subject.port })
+answer({ port: subject.port, pids: subject.pids })

@@ -13,9 +13,7 @@ interface Wanted { readonly from: number, readonly seen: number }
  * made anew, and shared like any other piece.
  */
 export class Gzip extends Checksum {
-  /** From how many bytes on what cannot refer back is made smaller. */
-  readonly minBytes: number
-  readonly #largest: number
+  readonly #compression: Compression
   readonly #onFailure: (error: unknown) => void
   /** What `#had` is of. */
   #wants: readonly Wanted[] | undefined
@@ -25,12 +23,14 @@ export class Gzip extends Checksum {
   #whole = false
 
   /** @param onFailure told when zlib fails: what it could not make smaller goes as it is */
-  constructor ({ minBytes, window }: Compression, onFailure: (error: unknown) => void) {
+  constructor (compression: Compression, onFailure: (error: unknown) => void) {
     super()
-    this.minBytes = minBytes
-    this.#largest = window
+    this.#compression = compression
     this.#onFailure = onFailure
   }
+
+  /** From how many bytes on what cannot refer back is made smaller. */
+  get minBytes (): number { return this.#compression.minBytes }
 
   /** @param dictionary what the client has just had, if it is known */
   segment (text: string, dictionary = NOTHING): Segment {
@@ -49,14 +49,14 @@ export class Gzip extends Checksum {
     this.#whole = wants.every(({ from, seen }) => position >= from && position >= seen)
     if (wants !== this.#wants || !this.#whole) this.#had = 0
     this.#wants = wants
-    for (let i = 0, size = this.#largest; i < SIZES; i++, size >>= 2) if (this.#had >= size) return size
+    for (let i = 0, size = this.#compression.window; i < SIZES; i++, size >>= 2) if (this.#had >= size) return size
     return 0
   }
 
   /** Events of channels have gone out. */
   sent (segment: Segment): void {
     this.add(segment)
-    if (this.#whole) this.#had = Math.min(this.#had + segment.length, this.#largest)
+    if (this.#whole) this.#had = Math.min(this.#had + segment.length, this.#compression.window)
   }
 
   /** Something else has gone out, or what the channels had is no longer what the client has had: the window begins here. */
