@@ -413,6 +413,25 @@ t.test('monitor.ts in a browser shows the load, a client that blocks, gaps and t
   await page.locator('#status', { hasText: /^reconnecting$/ }).waitFor({ timeout })
 })
 
+t.test('cluster.ts', { skip: noRedis }, async t => {
+  t.test('a client of any worker gets what is published through any other, and is told when to come back', async t => {
+    const redis = await RedisServer.start(t)
+    const { url, lines, stop } = await run(t, 'cluster.ts', { REDIS_URL: `redis://127.0.0.1:${redis.port}`, WORKERS: '2' })
+    const clients: Client[] = []
+    const workers = () => new Set(clients.map(({ headers }) => headers['x-worker']))
+    while (workers().size < 2 && clients.length < 100) clients.push(await connect(`${url}/events`))
+    t.equal(workers().size, 2, 'streams on both workers')
+    for (let n = 0; n < 4; n++) await json(`${url}/news`, { n })
+    for (const client of clients) {
+      await until(() => dataOf(client, 'item').length === 4, 'all of it')
+      t.strictSame(dataOf(client, 'item').map(({ n }) => n), [0, 1, 2, 3])
+    }
+    await stop()
+    for (const client of clients) t.match([client.closed, client.retries.length], ['end', 2])
+    t.strictSame(lines, [])
+  })
+})
+
 t.test('axe finds nothing to mend on any page, by day and by night, on a phone and on a desktop', { skip }, async t => {
   const browser = await launch(t)
   const pages = [['server.ts', ''], ['answers.ts', ''], ['answers.ts', '#'], ['ticker.ts', ''], ['monitor.ts', '']] as const
