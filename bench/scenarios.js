@@ -408,8 +408,8 @@ export function makeScenarios (quick) {
           serverBusy: m.serverBusy,
           busy: m.busy
         }
-        // a search costs several runs, so once, and not where all is only tried
-        if (quick || round > 0) return figures
+        // a search costs several runs: once, for ours alone, and not where all is only tried
+        if (quick || round > 0 || subject !== OURS) return figures
         let [holds, fails] = m.holds ? [ladder.indexOf(rate), ladder.length] : [-1, ladder.indexOf(rate)]
         while (fails - holds > 1) {
           const middle = (holds + fails) >> 1

@@ -172,7 +172,8 @@ export function resolveOptions (options: RegistryOptions): ResolvedOptions {
 export function compression (value: unknown, whole: Compression | undefined): Compression | undefined {
   if (value === undefined) return whole
   if (value === false) return undefined
-  const { minBytes, window } = group<CompressOptions>('compress', value === true ? undefined : value as CompressOptions, ['minBytes', 'window'])
+  if (value !== true && !isPlain(value)) throw new SSE_ERR_INVALID_OPTION('compress', 'true, false or an object', received(value))
+  const { minBytes, window } = group<CompressOptions>('compress', value === true ? {} : value, ['minBytes', 'window'])
   // Deflate refers back no further (RFC 1951, section 2).
   if (window !== undefined && !(Number.isInteger(window) && window >= 0 && window <= 32_768)) throw new SSE_ERR_INVALID_OPTION('compress.window', 'a whole number from 0 to 32768', received(window))
   return {

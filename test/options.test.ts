@@ -86,6 +86,15 @@ const RULES: readonly Rule[] = [
   },
   fn('serialize', serialize => ({ serialize }), options => options.serialize, JSON.stringify),
   fn('parse', parse => ({ parse }), options => options.parse, JSON.parse),
+  {
+    name: 'compress',
+    give: compress => ({ compress }),
+    read: options => options.compress,
+    byDefault: undefined,
+    taken: [{ minBytes: 0, window: 0 }, { minBytes: Infinity, window: 32_768 }],
+    rule: 'true, false or an object',
+    refused: [[null, 'null'], ['gzip', '"gzip"'], [0, '0'], [1, '1'], [[], 'an object (array)'], [() => true, 'a function'], [new Date(0), 'an object (Date)']]
+  },
   count('maxEventBytes', 1024 * 1024, 1, maxEventBytes => ({ maxEventBytes }), options => options.maxEventBytes),
   count('maxBufferedBytes', 1024 * 1024, 1, maxBufferedBytes => ({ maxBufferedBytes }), options => options.maxBufferedBytes),
   duration('stallTimeout', 120_000, stallTimeout => ({ stallTimeout }), options => options.stallTimeout),
@@ -299,7 +308,7 @@ const REFUSED: ReadonlyArray<readonly [options: unknown, message: string]> = [
   ...[[null, 'null'], [{}, 'an object'], [new AbortController(), 'an object (AbortController)'], [true, 'true']]
     .map(([signal, received]) => [{ signal }, `option "signal" must be an AbortSignal, received ${received}`] as const),
   [{ filtre: () => true }, 'option "filtre" must be left out: there is no such option. Did you mean "filter"?, received a function'],
-  [{ data: 'x' }, 'option "data" must be one of lastEventId, rewind, filter, retry, maxAge, signal, received "x"'],
+  [{ data: 'x' }, 'option "data" must be one of lastEventId, rewind, filter, retry, maxAge, signal, compress, received "x"'],
   [5, 'option "options" must be an object, received 5'],
   ['x', 'option "options" must be an object, received "x"'],
   [null, 'option "options" must be an object, received null'],

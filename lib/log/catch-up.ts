@@ -111,11 +111,7 @@ export class CatchUp<M extends Member> {
     const now = this.#clock.now()
     // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
     // Ages are whole ms of the server's clock: of another server's they say nothing.
-    const old = entries.findLast(({ age }) => now - age + 1 <= log.born)
-    if (old !== undefined) {
-      log.base = log.last = log.begin = old.seq
-      log.cut = true
-    }
+    log.begin = entries.findLast(({ age }) => now - age + 1 <= log.born)?.seq ?? log.begin
     log.born = -Infinity
     const after = log.last
     const lost = floor > after

@@ -94,9 +94,9 @@ t.test('what a hook does to the options of an opening stream changes nothing', a
 
 t.test('wrong options are refused, by the plugin and by reply.sse()', async t => {
   const cases: Array<[unknown, string]> = [
-    ['gzip', 'option "compress" must be an object, received "gzip"'],
-    [1, 'option "compress" must be an object, received 1'],
-    [null, 'option "compress" must be an object, received null'],
+    ['gzip', 'option "compress" must be true, false or an object, received "gzip"'],
+    [1, 'option "compress" must be true, false or an object, received 1'],
+    [null, 'option "compress" must be true, false or an object, received null'],
     [{ minByte: 1 }, 'option "compress.minByte" must be left out: there is no such option. Did you mean "compress.minBytes"?, received 1'],
     [{ minBytes: -1 }, 'option "compress.minBytes" must be a whole number >= 0, or Infinity, received -1'],
     [{ window: 0.5 }, 'option "compress.window" must be a whole number from 0 to 32768, received 0.5'],

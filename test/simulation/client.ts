@@ -3,7 +3,7 @@ import type { Filter } from '../../lib/stream/pieces.ts'
 import type { Process } from './process.ts'
 import { Session, type Span } from './session.ts'
 import { Stream, type Block } from './stream.ts'
-import type { Truth } from './truth.ts'
+import type { Fact, Truth } from './truth.ts'
 import type { World } from './world.ts'
 
 /** What a client may do in a run. */
@@ -166,8 +166,10 @@ export class Client {
     if (order >= session.newest || stream === undefined) return false
     // More than its process knows cannot be said.
     const known = this.#truth.orderOf(stream.process.log.cursorAt(stream.reader.position))
+    // What came through a channel that it has left, and is refused by the filters of the others, is not sent again.
+    const isWanted = ({ kind, channels, uid }: Fact): boolean => channels.some(name => this.#names.has(name) && (kind === 'end' || this.accepts(name, uid)))
     return session.items.some(item => item.type === 'entry' && item.fact.order > order && item.fact.order <= known &&
-      item.fact.channels.some(name => this.#names.has(name)) && !item.fact.channels.some(name => session.wentBack.has(name)))
+      isWanted(item.fact) && !item.fact.channels.some(name => session.wentBack.has(name)))
   }
 
   // Receiving

@@ -70,7 +70,7 @@ export class Stream implements Member {
   sweep (): void {
     if (this.state !== 'open' || this.blocked) return
     // A heartbeat takes it forward, too: so nothing may wait for that.
-    if (this.process.sleeps(this) && this.#client.stream === this) {
+    if (this.process.sleeps(this) && !this.#asks && this.#client.stream === this) {
       if (this.#mayMove) this.#client.complain('asleep')
       else if (this.rests) this.#client.checkCursor()
     }
@@ -135,6 +135,11 @@ export class Stream implements Member {
     const { reader } = this
     if (this.state !== 'open' || this.#socket.length > 0 || !this.#settle() || reader.owesGaps) return false
     return reader.subscriptions.every(({ log, from }) => log.after(Math.max(from, reader.position)) === log.events)
+  }
+
+  /** It waits for an answer, which wakes it, though the head may have come to its place meanwhile. */
+  get #asks (): boolean {
+    return this.reader.subscriptions.some(({ resume }) => resume?.question !== undefined && resume.question.newest === undefined)
   }
 
   get #mayMove (): boolean {

@@ -5,10 +5,10 @@ export interface Published { readonly channels: readonly string[], readonly valu
 /** Where a channel was joined: at the head, after an event, or at a place that is not known or does not exist. */
 export type Place = 'head' | 'anywhere' | number
 
-/** What happened to one stream, in order. `head` is that of its process at the time, `newest` the last event that was published anywhere; `inside`: while a write of its own was being made. */
+/** What happened to one stream, in order. `head` is that of its process at the time, `newest` the last event that was published anywhere by then; `inside`: while a write of its own was being made. */
 export type Step =
   | { what: 'wrote', blocks: Block[], newest: number }
-  | { what: 'joined', channels: readonly string[], filter: number, place: Place, explicit: boolean, rewind: number, inside: boolean, head: number }
+  | { what: 'joined', channels: readonly string[], filter: number, place: Place, explicit: boolean, rewind: number, inside: boolean, head: number, newest: number }
   | { what: 'left', channels: readonly string[], inside: boolean, head: number }
 
 /** A time that a stream was in a channel. */
@@ -71,7 +71,7 @@ export function judge ({ steps, log, complete, reasons }: Case): string[] {
 
   for (const [i, step] of steps.entries()) {
     if (step.what === 'joined') {
-      const { filter, place, explicit, rewind, inside, head } = step
+      const { filter, place, explicit, rewind, inside, head, newest } = step
       let back = false
       for (const channel of step.channels) {
         const present = intervals.find(one => isOpen(one) && one.channel === channel)
@@ -82,7 +82,8 @@ export function judge ({ steps, log, complete, reasons }: Case): string[] {
         if (present !== undefined) present.left = { write: inside ? write + 2 : write, head }
         const at = place === 'head' ? head : place === 'anywhere' ? -1 : place
         const low = rewind > 0 && place === 'head' ? -1 : at
-        const owed = place === 'anywhere' ? head : at
+        // The head of a process that has heard nothing for a while is old: what was there before the channel was joined may be left out.
+        const owed = typeof place === 'number' ? at : newest
         back ||= low < head
         intervals.push({ channel, low, owed, filters: [{ filter, head }], back: low < head, step: i, write: inside ? write + 3 : write + 1, left: undefined, done: -1, excused: -1, pending: false })
       }

@@ -173,7 +173,7 @@ export class World {
       if (typeof connection.came.place === 'number') head = Math.max(head, connection.came.place)
     }
     const some: Array<string | Channel> = this.#chance() < 0.5 ? channels : channels.map(name => this.#apps[connection.process]!.sse.channel(name))
-    connection.steps.push({ what: 'joined', channels, filter, place, explicit, rewind, inside: connection.inside > 0, head })
+    connection.steps.push({ what: 'joined', channels, filter, place, explicit, rewind, inside: connection.inside > 0, head, newest: this.log.length - 1 })
     stream.subscribe(some, options)
   }
 
