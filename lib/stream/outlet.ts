@@ -39,13 +39,12 @@ export class Outlet {
     const { socket } = response
     socket.cork()
     response.flushHeaders()
-    this.write(first, 1)
+    this.write(first)
     socket.uncork()
   }
 
-  /** @param corks so many times its socket is corked by ourselves */
-  write (frame: Frame, corks = 0): void {
-    const socket = this.#socket(corks)
+  write (frame: Frame): void {
+    const socket = this.#socket()
     if (socket === undefined) this.#writeTo(this.#response, frame.body)
     else this.#writeTo(socket, frame.chunk)
   }
@@ -54,11 +53,11 @@ export class Outlet {
    * The socket, where writing a whole chunk to it is the same as response.write() and costs a third less. Looked up at each write:
    * a pipelined request has none at first, and somebody may have replaced response.write.
    */
-  #socket (corks = 0): Socket | undefined {
+  #socket (): Socket | undefined {
     if (!this.#native) return undefined
     const response = this.#response as ServerResponse
     const { socket } = response
-    return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === corks &&
+    return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === 0 &&
       response.write === ServerResponse.prototype.write
       ? socket
       : undefined
