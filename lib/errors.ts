@@ -10,7 +10,7 @@ export const SSE_ERR_INVALID_EVENT = createError<[field: string, rule: string, r
 
 /** One encoded event is larger than `maxEventBytes`. */
 export const SSE_ERR_EVENT_TOO_LARGE = createError<[bytes: number, max: number]>(
-  'SSE_ERR_EVENT_TOO_LARGE', 'event: encoded it has %d bytes, and "maxEventBytes" is %d', 413)
+  'SSE_ERR_EVENT_TOO_LARGE', 'event: it has %d bytes when encoded, but "maxEventBytes" is %d', 413)
 
 /** Not the name of a channel, or not a channel of this registry. */
 export const SSE_ERR_INVALID_CHANNEL = createError<[rule: string, received: string]>(
@@ -22,11 +22,11 @@ export const SSE_ERR_INVALID_SOURCE = createError<[where: string, what: string, 
 
 /** `maxStreams` streams are open in this process. The response carries `Retry-After`. */
 export const SSE_ERR_TOO_MANY_STREAMS = createError<[max: number]>(
-  'SSE_ERR_TOO_MANY_STREAMS', '"maxStreams" is %d, and as many streams are open', 503)
+  'SSE_ERR_TOO_MANY_STREAMS', '"maxStreams" is %d, and that many streams are open', 503)
 
 /** `maxStreamsPerKey` streams of this `streamKey` are open. The response carries `Retry-After`. */
 export const SSE_ERR_TOO_MANY_STREAMS_FOR_KEY = createError<[max: number]>(
-  'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY', '"maxStreamsPerKey" is %d, and as many streams are open for this client', 429)
+  'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY', '"maxStreamsPerKey" is %d, and that many streams are open for this client', 429)
 
 /** `reply.sse()` on a reply that was sent, hijacked, or has a stream already. */
 export const SSE_ERR_ALREADY_SENT = createError<[method: string, url: string]>(
@@ -42,7 +42,7 @@ export const SSE_ERR_BACKPLANE_DOWN = createError<[reason: string, options?: Err
 
 /** The channel has ended: nothing can be published to it until its history is forgotten. */
 export const SSE_ERR_CHANNEL_ENDED = createError<[channel: string]>(
-  'SSE_ERR_CHANNEL_ENDED', 'channel: %s has ended, and takes no more events', 409)
+  'SSE_ERR_CHANNEL_ENDED', 'channel: %s has ended and takes no more events', 409)
 
 /** The application is closing: no new stream, and after onClose no publish. */
 export const SSE_ERR_CLOSED = createError<[what: string]>(

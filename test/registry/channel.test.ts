@@ -191,7 +191,7 @@ t.test('an event larger than maxEventBytes is refused, one of just that size is 
   const a = app.sse.channel('a')
   const room = 100 - Buffer.byteLength('event: é\ndata: \n\n') - 1
   await a.publish({ event: 'é', data: 'x'.repeat(room) })
-  const large = { code: 'SSE_ERR_EVENT_TOO_LARGE', statusCode: 413, message: 'event: encoded it has 101 bytes, and "maxEventBytes" is 100' }
+  const large = { code: 'SSE_ERR_EVENT_TOO_LARGE', statusCode: 413, message: 'event: it has 101 bytes when encoded, but "maxEventBytes" is 100' }
   await t.rejects(a.publish({ event: 'é', data: 'x'.repeat(room + 1) }), large)
   await t.rejects(app.sse.publish(['a', 'b'], { event: 'é', data: 'x'.repeat(room) }), large)
   await t.rejects(app.sse.publish('é', { event: 'é', data: 'x'.repeat(room) }), large)
