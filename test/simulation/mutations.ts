@@ -68,7 +68,6 @@ export const MUTATIONS: readonly Mutation[] = [
     ]
   },
   one('what went out repeated after going back', 'calm', READER, 'seen: Math.max(subscription.seen, stood)', 'seen: subscription.seen'),
-  one('what was there before it was joined left out, and told as a gap', 'calm', READER, 'Math.max(resume.head, log.begin)', 'resume.head'),
   {
     name: 'ages by the clock of another server believed',
     mode: 'planned',
