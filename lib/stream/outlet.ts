@@ -1,52 +1,89 @@
 import { ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
-import type { Frame } from '../wire/chunk.ts'
+import { frame, makeFrame, type Frame } from '../wire/chunk.ts'
+import { encodeComment } from '../wire/event.ts'
+import { GZIP_HEAD, store, type Segment } from '../wire/gzip.ts'
+import type { Gzip } from './gzip.ts'
 
-/** Hears when an outlet fills up and when it can take more. */
+const HEARTBEAT = makeFrame(encodeComment(''))
+const HEARTBEAT_SEGMENT = store(HEARTBEAT.body)
+
+/** Hears what an outlet is about to write, when it fills up, and when it can take more. */
 export interface OutletOwner {
+  onWrite (bytes: number): void
   onBlocked (): void
   onDrained (): void
 }
 
-/** An open response as something that takes frames, and says when it is full. */
+/** An open response as something that takes frames, plain or as segments of a gzip body, and says when it is full. */
 export class Outlet {
   /** Its socket is full. */
   blocked = false
   /** Since when it is, or since when the response has ended and is not flushed: ms of performance.now(). */
   waitingSince = 0
+  /** What its client has had, where the body is compressed: its frames are segments then. */
+  readonly gzip: Gzip | undefined
 
   readonly #response: Writable
   readonly #native: boolean
   readonly #owner: OutletOwner
   /** Something that a hook put in between threw: it may never flush what it has. */
   #threw = false
+  #begun = false
 
   /** @param native the response is node:http's own, not something that a hook put in between */
-  constructor (response: Writable, native: boolean, owner: OutletOwner) {
+  constructor (response: Writable, native: boolean, gzip: Gzip | undefined, owner: OutletOwner) {
     this.#response = response
     this.#native = native
+    this.gzip = gzip
     this.#owner = owner
   }
 
+  get heartbeat (): Frame { return this.gzip === undefined ? HEARTBEAT : HEARTBEAT_SEGMENT }
+
+  /** What a stream says itself, as it goes out. @param bytes its length in UTF-8, where it is known */
+  frame (text: string, bytes?: number): Frame {
+    return this.gzip?.segment(text) ?? makeFrame(text, bytes)
+  }
+
   /**
-   * Writes the head and the first frame. Flushed alone, the head becomes one flat string; joined to the first bytes of the body it
+   * Writes the head and the first text. Flushed alone, the head becomes one flat string; joined to the first bytes of the body it
    * would stay a tree of some twenty, 0.5 KB for as long as the response lives.
    */
-  open (first: Frame): void {
+  open (text: string, bytes: number): void {
     const response = this.#response
-    if (!this.#native || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.write(first)
+    const own = this.frame(text, bytes)
+    this.gzip?.interrupt(own as Segment)
+    const first = this.gzip === undefined ? own : frame(this.#begin(own.body))
+    this.#owner.onWrite(first.body.length)
+    if (!this.#native || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
     const { socket } = response
     socket.cork()
     response.flushHeaders()
-    this.write(first)
+    this.#send(first)
     socket.uncork()
   }
 
-  write (frame: Frame): void {
+  /** @param shared channel events, which all that stand where it stood get */
+  write (frame: Frame, shared = false): void {
+    if (shared) this.gzip?.sent(frame as Segment)
+    else this.gzip?.interrupt(frame as Segment)
+    this.#owner.onWrite(frame.body.length)
+    this.#send(frame)
+  }
+
+  #send (frame: Frame): void {
     const socket = this.#socket()
     if (socket === undefined) this.#writeTo(this.#response, frame.body)
     else this.#writeTo(socket, frame.chunk)
+  }
+
+  /** A gzip body begins with its head. */
+  #begin (bytes: Buffer): Buffer {
+    const begun = this.#begun
+    this.#begun = true
+    return begun ? bytes : Buffer.concat([GZIP_HEAD, bytes])
   }
 
   /**
@@ -83,27 +120,27 @@ export class Outlet {
     this.#owner.onBlocked()
   }
 
-  /** Ends the response after some last bytes. */
-  end (last: Uint8Array): void {
-    this.#finish(response => { response.end(last) })
+  /** Ends the response after one last text. */
+  end (text: string): void {
+    const { gzip } = this
+    const last = this.frame(text)
+    gzip?.interrupt(last as Segment)
+    this.#finish(gzip === undefined ? last.body : this.#begin(Buffer.concat([last.body, gzip.end()])), (response, last) => { response.end(last) })
   }
 
-  /** Breaks the connection once some last bytes are flushed; a client that takes nothing is somebody else's to give up. */
-  breakAfter (last: Uint8Array): void {
+  /** Breaks the connection once one last text is flushed; a client that takes nothing is somebody else's to give up. */
+  breakAfter (text: string): void {
+    if (text === '' && this.#response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) return this.destroy()
     // A write that fails calls back too.
-    this.#finish(response => { response.write(last, () => response.destroy()) })
-  }
-
-  /** Nothing waits to be written. */
-  get flushed (): boolean {
-    return this.#response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0
+    this.#finish(text === '' ? this.heartbeat.body : this.frame(text).body, (response, last) => { response.write(last, () => response.destroy()) })
   }
 
   /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */
-  #finish (how: (response: Writable) => void): void {
+  #finish (last: Buffer, how: (response: Writable, last: Buffer) => void): void {
     this.waitingSince = performance.now()
+    this.#owner.onWrite(last.length)
     try {
-      if (!this.#threw) return how(this.#response)
+      if (!this.#threw) return how(this.#response, last)
     } catch {} // Its own connection breaks, and the stream is closed already.
     this.#response.destroy()
   }

@@ -6,9 +6,8 @@ import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import type { ChannelLog, Member } from '../log/channel-log.ts'
 import { isRetry } from '../checks.ts'
 import { checkSubscribeOptions, compression, type Compression } from '../options.ts'
-import { frame, makeFrame, type Frame } from '../wire/chunk.ts'
+import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
-import { GZIP_HEAD, store, type Segment } from '../wire/gzip.ts'
 import type { ChannelOrName } from './channel.ts'
 import { Gzip } from './gzip.ts'
 import type { StreamHost } from './host.ts'
@@ -30,8 +29,6 @@ const YES = Promise.resolve(true)
 const NO = Promise.resolve(false)
 /** After these the client must not take what it has for the whole. */
 const BROKEN_OFF: readonly CloseReason[] = ['stall', 'overflow', 'error']
-const HEARTBEAT = makeFrame(encodeComment(''))
-const HEARTBEAT_SEGMENT = store(HEARTBEAT.body)
 
 /** What the plugin knows of a stream when it makes one. */
 export interface StreamInit {
@@ -61,8 +58,6 @@ export class Stream implements SseStream, Member, OutletOwner {
   /** Its request's: whoever moves or closes it, what is the stream's own runs in there. */
   readonly #context = new AsyncResource('SseStream')
   #outlet: Outlet | undefined
-  /** It is compressed. */
-  #gzip: Gzip | undefined
   readonly #own = new OwnEvents()
   #events = 0
   #bytes = 0
@@ -176,13 +171,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (this.#own.text === '') return false
     const { text, bytes, events } = this.#own.take()
     this.#events += events
-    this.#write(this.#frame(text, bytes))
+    this.#write(this.#outlet!.frame(text, bytes))
     return true
-  }
-
-  /** What it says itself, as it goes out. */
-  #frame (text: string, bytes: number): Frame {
-    return this.#gzip?.segment(text) ?? makeFrame(text, bytes)
   }
 
   #makeRoom (): void {
@@ -225,12 +215,12 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   lacked (log: ChannelLog, after: number): void {
     // From here on the history holds what did not go out.
-    this.#gzip?.interrupt()
+    this.#outlet?.gzip?.interrupt()
     this.reader?.lacked(log, after)
   }
 
   restarted (): void {
-    this.#gzip?.interrupt()
+    this.#outlet?.gzip?.interrupt()
     this.reader?.restarted()
   }
 
@@ -292,10 +282,10 @@ export class Stream implements SseStream, Member, OutletOwner {
         continue
       }
       if (reader === undefined) {
-        if (this.#heartbeatDue) this.#write(this.#gzip === undefined ? HEARTBEAT : HEARTBEAT_SEGMENT)
+        if (this.#heartbeatDue) this.#write(this.#outlet!.heartbeat)
         return false
       }
-      const step = reader.step(this.#gzip)
+      const step = reader.step(this.#outlet!.gzip)
       if (this.#reason !== undefined) return false // a filter closed it
       if (step === undefined) break
       if (step.frame !== undefined) {
@@ -307,24 +297,20 @@ export class Stream implements SseStream, Member, OutletOwner {
     }
     const { reader } = this
     const ends = reader!.ended && !this.feeding
-    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor(this.#gzip !== undefined))
+    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor(this.#outlet!.gzip !== undefined))
     if (ends) this.end('end')
     return false
   }
 
-  /** @param shared channel events, which all that stand where it stood get */
   #write (frame: Frame, shared = false): void {
-    this.#count(frame.body.length)
-    if (shared) this.#gzip?.sent(frame as Segment)
-    else this.#gzip?.interrupt(frame as Segment)
     try {
-      this.#outlet!.write(frame)
+      this.#outlet!.write(frame, shared)
     } catch (error) {
       this.fail(error)
     }
   }
 
-  #count (bytes: number): void {
+  onWrite (bytes: number): void {
     this.#bytes += bytes
     this.#host.counters.bytesWritten += bytes
     this.#lastWrite = this.#host.now
@@ -428,21 +414,19 @@ export class Stream implements SseStream, Member, OutletOwner {
    */
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
-    if (compression !== undefined) this.#gzip = new Gzip(compression, this.#host.compressionFailed)
     if (this.#host.closing) this.drain()
-    if (this.state === 'closed') {
-      if (BROKEN_OFF.includes(this.#reason!)) response.destroy()
-      else response.end(this.#gzip === undefined ? this.#own.text : Buffer.concat([GZIP_HEAD, this.#last(this.#own.text)]))
-      return
-    }
+    const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.compressionFailed), this)
+    if (this.state === 'closed') return BROKEN_OFF.includes(this.#reason!) ? outlet.destroy() : outlet.end(this.#own.text)
     this.#host.tick()
     this.state = 'open'
-    this.#outlet = new Outlet(response, native, this)
+    this.#outlet = outlet
     this.#host.opened(this)
     // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
     if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
     try {
-      this.#outlet.open(this.#firstFrame())
+      const { text, bytes, events } = this.#first()
+      this.#events += events
+      outlet.open(text, bytes)
     } catch (error) {
       this.fail(error)
       this.request.raw.destroy() // What a hook put in between breaks, and nothing has reached the response behind it.
@@ -463,19 +447,13 @@ export class Stream implements SseStream, Member, OutletOwner {
   }
 
   /** The reconnection time, and what is known by now: the cursor of its first position leaves with the head, unless something is to come before it. */
-  #firstFrame (): Frame {
+  #first (): ReturnType<OwnEvents['take']> {
     const retry = this.#options.retry ?? this.#host.options.retry
     const alone = this.#own.text === '' && this.reader?.settle() === true && !this.reader.owesGaps
     const id = alone ? this.reader!.takePrime() : undefined
     const first = retry > 0 || id !== undefined ? encodeEvent({ id, retry: retry > 0 ? retry : undefined }) : encodeComment('')
     this.#own.wrap(first, '')
-    const { text, bytes, events } = this.#own.take()
-    const own = this.#frame(text, bytes)
-    this.#gzip?.interrupt(own as Segment)
-    const all = this.#gzip === undefined ? own : frame(Buffer.concat([GZIP_HEAD, own.body]))
-    this.#events += events
-    this.#count(all.body.length)
-    return all
+    return this.#own.take()
   }
 
   close ({ retry }: { retry?: number } = {}): Promise<void> {
@@ -534,25 +512,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     const { text, events } = this.#own.take()
     this.#events += events
     // What was taken is written first, though the client must not take what it has for the whole.
-    const breaks = reason === 'error'
-    if (breaks && text === '' && outlet.flushed) return outlet.destroy()
-    const last = breaks ? this.#coded(text || ':\n\n') : this.#last(text)
-    this.#count(last.length)
-    if (breaks) outlet.breakAfter(last)
-    else outlet.end(last)
-  }
-
-  #coded (text: string): Buffer {
-    return this.#gzip?.segment(text).body ?? Buffer.from(text)
-  }
-
-  /** The last bytes of a body that is whole. */
-  #last (text: string): Buffer {
-    const gzip = this.#gzip
-    if (gzip === undefined) return Buffer.from(text)
-    const last = gzip.segment(text)
-    gzip.interrupt(last)
-    return Buffer.concat([last.body, gzip.end()])
+    if (reason === 'error') outlet.breakAfter(text)
+    else outlet.end(text)
   }
 
   #tellClosed (reason: CloseReason): void {

@@ -14,8 +14,8 @@ interface Test { teardown: (fn: () => unknown) => void }
 export type Kind = 'EventSource' | 'SseClient'
 export const KINDS: Kind[] = ['EventSource', 'SseClient']
 
-/** What a page tells of its client; `at`: ms, by the page's clock. */
-export interface Told { type: string, at: number, readyState: number, data?: string, id?: string, code?: string, status?: number | string }
+/** What a page tells of its client; `at`: ms, by the page's clock; `now` and `until`: ms since the epoch, of a status. */
+export interface Told { type: string, at: number, readyState: number, data?: string, id?: string, code?: string, status?: number | string, now?: number, until?: number }
 /** A request for the stream. */
 export interface Asked { request: IncomingMessage, response: ServerResponse, at: number, stream (text?: string, headers?: Record<string, string>): void }
 /** What happens to one kind of client in one scenario. */
@@ -120,7 +120,7 @@ function frame (kind: Kind, url: string, options: string, collector: string): st
       tell({ type: name })
     }
     source.onopen = () => tell({ type: 'open' })
-    source.onstatus = ({ status }) => tell({ type: 'status', status })
+    source.onstatus = ({ status, until }) => tell({ type: 'status', status, now: Date.now(), until })
     source.onerror = ({ code, status }) => tell({ type: 'error', code, status })
     for (const type of ['message', 'sse.gap', 'sse.end']) source.addEventListener(type, ({ data, lastEventId }) => tell({ type, data, id: lastEventId }))
   </script>`
