@@ -73,15 +73,15 @@ export class Pieces {
    */
   get (wants: readonly Want[], position: number, end: number, gzip?: Gzip): Piece {
     const { log } = wants[0]!
+    const window = gzip?.window(wants, position)
     // A private channel has nobody to share with.
-    if (log.members.size === 1) return this.#make(wants, position, end, gzip)
+    if (log.members.size === 1) return this.#make(wants, position, end, gzip, window)
     const shared = this.#shared.get(log)
     const others = shared?.get(position) ?? []
-    const window = gzip?.window(wants, position)
     for (const other of others) {
       if ((other.full || other.next === end) && other.window === window && other.minBytes === gzip?.minBytes && sameWants(other.wants, wants, position)) return other
     }
-    const piece = this.#make(wants, position, end, gzip)
+    const piece = this.#make(wants, position, end, gzip, window)
     this.#bytes += piece.frame?.chunk.length ?? 0
     if (this.#bytes > SHARED_BYTES) this.clear()
     const pieces = [piece, ...others.slice(0, SHARED_KINDS - 1)]
@@ -108,13 +108,12 @@ export class Pieces {
     this.#bytes = 0
   }
 
-  #make (wants: readonly Want[], position: number, end: number, gzip: Gzip | undefined): Piece {
+  #make (wants: readonly Want[], position: number, end: number, gzip: Gzip | undefined, window: number | undefined): Piece {
     const next = wants.map(({ log, from }) => log.after(Math.max(from, position)))
     let text = ''
     let bytes = 0
     let events = 0
     let cursor = position
-    const window = gzip?.window(wants, position)
     const piece = (next: number, full: boolean): Piece => {
       const frame = events === 0 ? undefined : gzip === undefined ? makeFrame(text) : gzip.segment(text, this.#before(wants, position, window!))
       return { wants, window, minBytes: gzip?.minBytes, frame, events, next, full, cursor }
