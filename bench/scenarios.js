@@ -467,9 +467,9 @@ export async function open (load, { count, first = 0, mod = 1, channels = 1, ste
   if (streams !== before + count) throw new Error(`${streams - before} of ${count} streams opened, ${refused} refused`)
 }
 
-/** The command for a schedule; times in seconds. order, kind: see server.js. */
-export function line ({ count, every, bytes = EVENT_BYTES, first = 0, channels = 1, limit, order = first, kind = '' }) {
-  return `publish ${count} ${Math.round(every * 1e6)} ${bytes} ${first} ${channels} ${Math.round((limit ?? count * every + 10) * 1000)} ${order} ${kind}`.trim()
+/** The command for a schedule; times in seconds. order, kind, stamp: see server.js. */
+export function line ({ count, every, bytes = EVENT_BYTES, first = 0, channels = 1, limit, order = first, kind = 'text', stamp = 'due' }) {
+  return `publish ${count} ${Math.round(every * 1e6)} ${bytes} ${first} ${channels} ${Math.round((limit ?? count * every + 10) * 1000)} ${order} ${kind} ${stamp}`
 }
 
 /**

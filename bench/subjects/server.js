@@ -4,10 +4,11 @@
  * It listens on a free port of the loopback, serves `GET /stream/<first>/<count>` (a stream of that many channels) and
  * `GET /other` (another route of the same app), and takes commands as lines on stdin, each answered with a line of JSON:
  *
- *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms> [order] [kind]
+ *   publish <count> <every µs> <bytes> <first channel> <channels> <limit ms> [order] [kind] [stamp]
  *       open loop: event k is due at start + k * every, whether or not the events before it are out yet, and goes to
  *       channel first + k % channels. every 0: all in one turn. Gives up at the limit. Schedules of the same order share
- *       their sequence numbers; without one, those of the same first channel. kind: JSON, see json.js, in place of so many bytes
+ *       their sequence numbers; without one, those of the same first channel. kind: JSON, see json.js, in place of so many bytes;
+ *       text: those bytes. stamp: an event's latency is counted from when it was due, or, `call`, from when it was published
  *   answers <count> <tokens> <tokens a second> <first channel>
  *       all at once, each a source that is published to a channel of its own
  *   gc       collects garbage, so that resident memory is what is in use; and says how many bytes of the heap are
@@ -42,7 +43,7 @@ const now = () => Number(process.hrtime.bigint() / 1000n)
 /** Too few bytes for a due time: the sequence number alone. */
 const makeData = (seq, due, bytes) => (bytes < 24 ? `${seq} ` : `${seq} ${due} `).padEnd(bytes, 'x')
 
-function publish (count, every, bytes, first, channels, limit, order = first, kind = undefined) {
+function publish (count, every, bytes, first, channels, limit, order = first, kind = 'text', stamp = 'due') {
   const begin = now()
   const giveUp = begin + limit * 1000
   let taken = 0
@@ -51,8 +52,8 @@ function publish (count, every, bytes, first, channels, limit, order = first, ki
     if (now() >= giveUp) return
     const seq = (seqs.get(order) ?? 0) + 1
     seqs.set(order, seq)
-    const due = begin + done * every
-    subject.publish(`c${first + done % channels}`, kind ? kinds[kind](seq, due) : makeData(seq, due, bytes))
+    const from = stamp === 'call' ? now() : begin + done * every
+    subject.publish(`c${first + done % channels}`, kind === 'text' ? makeData(seq, from, bytes) : kinds[kind](seq, from))
     done++
   }
   const turn = () => {
@@ -78,7 +79,7 @@ async function * model (tokens, perSecond) {
 }
 
 const commands = {
-  publish: (...parameters) => publish(...parameters.slice(0, 7).map(Number), parameters[7]),
+  publish: (...parameters) => publish(...parameters.slice(0, 7).map(Number), ...parameters.slice(7)),
   async answers (...numbers) {
     const [count, tokens, perSecond, first] = numbers.map(Number)
     await Promise.all(Array.from({ length: count }, (_, i) => subject.answer(`c${first + i}`, model(tokens, perSecond))))
