@@ -3,7 +3,7 @@ const SHORTEST_PERIOD = 10
 
 /** What is swept: a stream, until its response is done. */
 export interface Swept {
-  /** The shortest of its limits, in ms; 0 = none. */
+  /** The shortest of its limits, in ms; Infinity: none. */
   readonly shortestLimit: number
   /** @param now ms, of performance.now() */
   sweep (now: number): void
@@ -35,12 +35,12 @@ export class Sweep<T extends Swept> {
     this.#swept.delete(swept)
   }
 
-  /** Looks from now on, as often as this limit needs: ms, 0 = none. */
-  run (limit = 0): void {
-    const period = limit === 0 ? LONGEST_PERIOD : Math.max(SHORTEST_PERIOD, limit / 10)
+  /** Looks from now on, as often as this limit needs, in ms. */
+  run (limit = Infinity): void {
+    const period = Math.min(LONGEST_PERIOD, Math.max(SHORTEST_PERIOD, limit / 10))
     if (this.#timer !== undefined && period >= this.#period) return
     clearInterval(this.#timer)
-    this.#period = Math.min(period, LONGEST_PERIOD)
+    this.#period = period
     // The timer alone must not keep a process alive: open sockets do that.
     this.#timer = setInterval(() => this.#sweep(), this.#period).unref()
   }

@@ -6,6 +6,9 @@ import type { Stream } from '../stream/stream.ts'
 
 type Listener = (...args: any[]) => void
 
+/** What Node's finished() listens to on a response. */
+const WATCHED = ['end', 'finish', 'error', 'close'] as const
+
 /**
  * What `reply.send()` is given in place of a stream: just enough of a Readable for Fastify to run its onSend hooks, set the headers and
  * hand over the response by calling `pipe()`. A real Readable costs 1 to 2 KB a stream.
@@ -15,8 +18,8 @@ export class Carrier {
   readonly #stream: Stream
   readonly #response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>
   readonly #onOpen: () => Compression | undefined | false
-  /** The listeners that the response had when somebody last began to watch this payload. */
-  #before: Map<string | symbol, Function[]> | undefined
+  /** How many listeners of each of `WATCHED` the response had when somebody last began to watch this payload. */
+  #before: number[] | undefined
 
   /** @param onOpen says how the body is compressed that the head announces, if it is; false: the reply has another answer by now */
   constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: () => Compression | undefined | false) {
@@ -40,7 +43,7 @@ export class Carrier {
 
   /** Nothing is ever emitted. But Fastify watches the payload, up to its 'close', right before it watches the response. */
   on (event: string): this {
-    if (event === 'close') this.#before = new Map(this.#response.eventNames().map(name => [name, this.#response.rawListeners(name)]))
+    if (event === 'close') this.#before = WATCHED.map(name => this.#response.listenerCount(name))
     return this
   }
 
@@ -50,13 +53,10 @@ export class Carrier {
    * response since the payload was last watched goes; listeners of hooks and of applications are older, and stay.
    */
   #dropWatch (): void {
-    const before = this.#before
-    if (before === undefined) return
-    for (const event of this.#response.eventNames()) {
-      for (const listener of this.#response.rawListeners(event)) {
-        if (before.get(event)?.includes(listener) !== true) this.#response.removeListener(event, listener as Listener)
-      }
-    }
+    this.#before?.forEach((count, i) => {
+      const name = WATCHED[i]!
+      for (const listener of this.#response.rawListeners(name).slice(count)) this.#response.removeListener(name, listener as Listener)
+    })
     this.#before = undefined
   }
 

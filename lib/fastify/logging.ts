@@ -19,11 +19,13 @@ export function requestLogging (app: FastifyInstance): (request: FastifyRequest)
 
 /** Fastify would say "request completed" of a stream that ends by itself, beside its own line, "stream closed". */
 export function dropCompleted (reply: FastifyReply): void {
-  reply.log = new Proxy(reply.log, {
-    get (log, name) {
-      const value = Reflect.get(log, name)
-      if (typeof value !== 'function') return value
-      return (...args: unknown[]) => name === 'info' && args.at(-1) === 'request completed' ? undefined : Reflect.apply(value, log, args)
-    }
-  })
+  reply.log = new Proxy(reply.log, WITHOUT_COMPLETED)
+}
+
+const WITHOUT_COMPLETED: ProxyHandler<FastifyReply['log']> = {
+  get (log, name) {
+    const value = Reflect.get(log, name)
+    if (typeof value !== 'function') return value
+    return (...args: unknown[]) => name === 'info' && args.at(-1) === 'request completed' ? undefined : Reflect.apply(value, log, args)
+  }
 }

@@ -10,8 +10,8 @@ import { Registry } from '../registry/registry.ts'
 import type { SseRegistry } from '../registry/sse-registry.ts'
 import { Admission } from './admission.ts'
 import { drain, keepSockets } from './drain.ts'
-import { dropCompleted, requestLogging } from './logging.ts'
-import { kStream, onError, open, type RepliedStream, type Reply } from './reply.ts'
+import { requestLogging } from './logging.ts'
+import { kStream, onError, open, type Reply } from './reply.ts'
 import { acceptsSse } from './request.ts'
 
 /** The options of `app.register(sse, options)`. */
@@ -29,11 +29,7 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   const admission = new Admission(options)
   const logs = requestLogging(app)
   const registry = new Registry(options, checkBackplane(given.backplane) ?? memoryBackplane(), app.log, {
-    left: (stream, opened) => {
-      admission.leave(stream.key)
-      const reply = opened ? (stream as RepliedStream).reply.deref() : undefined
-      if (reply !== undefined) dropCompleted(reply)
-    },
+    left: ({ key }) => admission.leave(key),
     // Fastify logs nothing when a client leaves, and runs no onResponse hook.
     closed: ({ request }, told) => { if (logs(request)) request.log.info(told, 'stream closed') }
   })

@@ -7,9 +7,10 @@ import type { Registry } from '../registry/registry.ts'
 import { isGone } from '../stream/outlet.ts'
 import { attachSource, checkSource, discardSource, type SseSource } from '../stream/source.ts'
 import type { SseOptions, SseStream } from '../stream/sse-stream.ts'
-import { Stream, type StreamInit } from '../stream/stream.ts'
+import { Stream } from '../stream/stream.ts'
 import type { Admission } from './admission.ts'
 import { Carrier } from './carrier.ts'
+import { dropCompleted } from './logging.ts'
 import { acceptsGzip, lastEventId } from './request.ts'
 
 /** Where a reply keeps its stream. */
@@ -22,16 +23,6 @@ export type Reply = FastifyReply & { [kStream]: Stream | null }
 const failed = new WeakMap<FastifyReply, AsyncLocalStorage<boolean> | undefined>()
 /** Replies that count as sent while onSend hooks run, or Redis is asked, with the timer that ends it. */
 const held = new WeakMap<FastifyReply, NodeJS.Timeout | undefined>()
-
-/** A stream, and the reply that it is of, as long as Fastify itself needs that: an open stream must not keep it. */
-export class RepliedStream extends Stream {
-  readonly reply: WeakRef<FastifyReply>
-
-  constructor (registry: Registry, reply: FastifyReply, init: StreamInit) {
-    super(registry, init)
-    this.reply = new WeakRef(reply)
-  }
-}
 
 /** `reply.sse(...args)`. */
 export function open (registry: Registry, admission: Admission, reply: Reply, args: unknown[]): FastifyReply | SseStream {
@@ -70,7 +61,7 @@ function admit (registry: Registry, admission: Admission, reply: Reply, options:
     reply.header('retry-after', Math.max(1, Math.ceil(registry.options.retry / 1000)))
     throw error
   }
-  const stream = new RepliedStream(registry, reply, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
+  const stream = new Stream(registry, { request, response: reply.raw, key, lastEventId: lastEventId(request, options), options })
   if (stream.state !== 'closed') registry.streams.add(stream)
   reply[kStream] = stream
   return stream
@@ -139,7 +130,7 @@ function keepFresh (reply: FastifyReply): void {
   if (!reply.hasHeader('cache-control')) reply.header('cache-control', 'no-cache, no-transform')
 }
 
-function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply, stream: Stream): void {
+function send (registry: Registry, reply: FastifyReply, stream: Stream): void {
   if (reply.request.method === 'HEAD') stream.end('end')
   if (isGone(reply.raw)) {
     reply.hijack()
@@ -150,9 +141,11 @@ function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply
   keepFresh(reply)
   reply.header('x-accel-buffering', 'no')
   // A client that hears nothing for much longer knows that its connection is dead.
+  const { heartbeatInterval } = registry.options
   if (heartbeatInterval > 0) reply.header('sse-heartbeat', heartbeatInterval)
   // Looked at once: a handler's object may change while onSend hooks run.
-  const compression = acceptsGzip(reply.request) ? stream.compression : undefined
+  const wanted = stream.compression
+  const compression = wanted !== undefined && acceptsGzip(reply.request) ? wanted : undefined
   if (compression !== undefined) announceGzip(reply)
   const carrier = new Carrier(stream, reply.raw, () => {
     if (isOff(reply)) return false // the hook that hung until the handlerTimeout has ended after all
@@ -160,6 +153,8 @@ function send ({ options: { heartbeatInterval } }: Registry, reply: FastifyReply
     reply.hijack()
     // Node leaves the body of this one out, and its client is through. Of a 204 Fastify lets the body go.
     if (reply.statusCode === 304) stream.end('end')
+    if (registry.closing) stream.drain()
+    if (stream.state === 'opening') dropCompleted(reply)
     // A hook that wants the plain text to encode has taken it away.
     return reply.getHeader('content-encoding') === 'gzip' ? compression : undefined
   })

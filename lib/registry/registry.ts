@@ -21,8 +21,8 @@ import { Watched } from './watched.ts'
 
 /** Who made the streams, and is told what becomes of them. */
 export interface StreamKeeper {
-  /** It closes; its response, where it has been opened, is about to be ended. */
-  left (stream: Stream, opened: boolean): void
+  /** It closes. */
+  left (stream: Stream): void
   /** It was open, and has closed: for the log. */
   closed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void
 }
@@ -222,7 +222,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   closed (stream: Stream): void {
     this.streams.delete(stream)
-    this.#keeper.left(stream, this.sweep.swept.has(stream))
+    this.#keeper.left(stream)
   }
 
   tellClosed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void {
@@ -274,6 +274,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   /** Emits, and logs a listener that throws or rejects: it must not break a pass, or end the process. */
   announce<Name extends keyof SseRegistryEvents> (name: Name, ...args: SseRegistryEvents[Name]): void {
+    if (this.listenerCount(name) === 0) return
     for (const listener of this.rawListeners(name)) {
       try {
         const answer: unknown = Reflect.apply(listener, this, args)

@@ -35,8 +35,6 @@ export interface StreamHost<S extends SseStream> {
   readonly log: Log<any>
   readonly pieces: Pieces
   readonly counters: StreamCounters
-  /** From preClose on. */
-  readonly closing: boolean
   /** ms, near enough for heartbeats, and free. */
   readonly now: number
   tick (): void

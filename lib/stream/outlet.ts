@@ -1,7 +1,7 @@
 import { ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
-import { frame, makeFrame, type Frame } from '../wire/chunk.ts'
+import { chunkOf, Frame, makeFrame } from '../wire/chunk.ts'
 import { encodeComment } from '../wire/event.ts'
 import { GZIP_HEAD, store, type Segment } from '../wire/gzip.ts'
 import type { Gzip } from './gzip.ts'
@@ -53,10 +53,13 @@ export class Outlet {
    */
   open (text: string, bytes: number): void {
     const response = this.#response
-    const own = this.frame(text, bytes)
-    this.gzip?.interrupt(own as Segment)
-    const first = this.gzip === undefined ? own : frame(this.#begin(own.body))
-    this.#owner.onWrite(first.body.length)
+    let first = this.frame(text, bytes)
+    this.gzip?.interrupt(first as Segment)
+    if (this.gzip !== undefined) {
+      const body = this.#begin(first.body)
+      first = new Frame(chunkOf(body), body.length)
+    }
+    this.#owner.onWrite(first.bytes)
     if (!this.#native || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
     const { socket } = response
     socket.cork()
@@ -69,7 +72,7 @@ export class Outlet {
   write (frame: Frame, shared = false): void {
     if (shared) this.gzip?.sent(frame as Segment)
     else this.gzip?.interrupt(frame as Segment)
-    this.#owner.onWrite(frame.body.length)
+    this.#owner.onWrite(frame.bytes)
     this.#send(frame)
   }
 

@@ -154,11 +154,11 @@ export class Reader<M extends Member> {
     const stood = stays ? this.position : Infinity
     let start = stood
     const found = this.subscriptions.map(subscription => {
-      const { resume } = subscription
+      const { log, seen, filter, resume } = subscription
       if (resume === undefined) return subscription
       const from = this.#from(subscription, resume)
       start = Math.min(start, from)
-      return { ...subscription, from, resume: undefined }
+      return { log, from, seen, filter, resume: undefined }
     })
     // Going back for one channel repeats nothing that went out through another.
     this.subscriptions = start === stood || !stays

@@ -349,8 +349,7 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   get shortestLimit (): number {
     const { heartbeatInterval, stallTimeout } = this.#host.options
-    const limits = [heartbeatInterval, stallTimeout, this.#maxAge / 4].filter(limit => limit > 0)
-    return limits.length === 0 ? 0 : Math.min(...limits)
+    return Math.min(heartbeatInterval || Infinity, stallTimeout || Infinity, this.#maxAge / 4 || Infinity)
   }
 
   // Opening and closing
@@ -414,7 +413,6 @@ export class Stream implements SseStream, Member, OutletOwner {
    */
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
-    if (this.#host.closing) this.drain()
     const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.compressionFailed), this)
     if (this.state === 'closed') return BROKEN_OFF.includes(this.#reason!) ? outlet.destroy() : outlet.end(this.#own.text)
     this.#host.tick()

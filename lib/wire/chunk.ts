@@ -1,24 +1,29 @@
-/**
- * Bytes ready for a socket: one chunk of a chunked body (RFC 9112, section 7.1), of which `body` is the part without
- * size line and end, for a destination that frames the body itself.
- */
-export interface Frame {
+const CRLF = Buffer.from('\r\n')
+
+/** Bytes ready for a socket: one chunk of a chunked body (RFC 9112, section 7.1). */
+export class Frame {
   readonly chunk: Buffer
-  readonly body: Buffer
+  /** Length of the body. */
+  readonly bytes: number
+
+  constructor (chunk: Buffer, bytes: number) {
+    this.chunk = chunk
+    this.bytes = bytes
+  }
+
+  /** The part without size line and end, for a destination that frames the body itself. */
+  get body (): Buffer {
+    const end = this.chunk.length - CRLF.length
+    return this.chunk.subarray(end - this.bytes, end)
+  }
 }
 
 /** @param bytes the text's length in UTF-8, where it is known */
 export function makeFrame (text: string, bytes = Buffer.byteLength(text)): Frame {
-  const size = bytes.toString(16) + '\r\n'
-  const chunk = Buffer.from(size + text + '\r\n')
-  return { chunk, body: chunk.subarray(size.length, -2) }
+  return new Frame(Buffer.from(bytes.toString(16) + '\r\n' + text + '\r\n'), bytes)
 }
 
-/** The same, of bytes. */
-export function frame (bytes: Buffer): Frame {
-  const size = Buffer.from(bytes.length.toString(16) + '\r\n')
-  const chunk = Buffer.concat([size, bytes, CRLF])
-  return { chunk, body: chunk.subarray(size.length, -2) }
+/** What is bytes already, as one chunk. */
+export function chunkOf (bytes: Buffer): Buffer {
+  return Buffer.concat([Buffer.from(bytes.length.toString(16)), CRLF, bytes, CRLF])
 }
-
-const CRLF = Buffer.from('\r\n')

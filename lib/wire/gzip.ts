@@ -1,15 +1,22 @@
 import { constants, crc32, deflateRawSync } from 'node:zlib'
-import { frame, type Frame } from './chunk.ts'
+import { chunkOf, Frame } from './chunk.ts'
 
 /**
  * Some bytes of a gzip stream (RFC 1952) that can go to any client that has had the bytes it refers back to: deflate blocks (RFC 1951) which
  * end at a byte, so that the client can read all of them at once, and without an end of their own.
  */
-export interface Segment extends Frame {
+export class Segment extends Frame {
   /** Of what it inflates to: its length, its CRC-32, and what that many bytes more do to the CRC-32 of what came before. */
   readonly length: number
   readonly crc: number
   readonly shift: number
+
+  constructor (bytes: Buffer, plain: Buffer) {
+    super(chunkOf(bytes), bytes.length)
+    this.length = plain.length
+    this.crc = crc32(plain)
+    this.shift = shiftOf(plain.length)
+  }
 }
 
 /** What a gzip stream begins with: deflate, no flags, no time, an unknown system. */
@@ -35,7 +42,7 @@ export function store (plain: Buffer): Segment {
     head.writeUInt16LE(part.length ^ STORED_BYTES, 3)
     parts.push(head, part)
   }
-  return segment(Buffer.concat([...parts, FLUSH]), plain)
+  return new Segment(Buffer.concat([...parts, FLUSH]), plain)
 }
 
 /**
@@ -44,11 +51,7 @@ export function store (plain: Buffer): Segment {
  */
 export function deflate (plain: Buffer, dictionary: Buffer): Segment {
   const bytes = deflateRawSync(plain, { finishFlush: constants.Z_SYNC_FLUSH, ...(plain.length > QUICK_BYTES && { level: constants.Z_BEST_SPEED }), ...(dictionary.length > 0 && { dictionary }) })
-  return bytes.length < plain.length + STORED_HEAD + FLUSH.length ? segment(bytes, plain) : store(plain)
-}
-
-function segment (bytes: Buffer, plain: Buffer): Segment {
-  return { ...frame(bytes), length: plain.length, crc: crc32(plain), shift: shiftOf(plain.length) }
+  return bytes.length < plain.length + STORED_HEAD + FLUSH.length ? new Segment(bytes, plain) : store(plain)
 }
 
 /** What one client has had of its gzip stream: enough to end it. */

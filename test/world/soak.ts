@@ -677,7 +677,7 @@ export interface SoakResult { complaints: string[], summary: string, most: numbe
 const HEAP_BOUND = 2 * 1024 * 1024
 /** Objects of these kinds must be 0 more. */
 const COUNTED = [
-  'Stream', 'RepliedStream', 'Reader', 'Outlet', 'Carrier', 'ServerResponse', 'IncomingMessage', 'Socket', 'Request', 'Reply', '_Request', '_Reply',
+  'Stream', 'Reader', 'Outlet', 'Carrier', 'ServerResponse', 'IncomingMessage', 'Socket', 'Request', 'Reply', '_Request', '_Reply',
   'AbortController', 'AbortSignal', 'ReadableStream', 'AsyncGenerator', 'Link', 'Timeout'
 ]
 
