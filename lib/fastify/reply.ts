@@ -1,4 +1,4 @@
-import { AsyncLocalStorage, AsyncResource } from 'node:async_hooks'
+import { AsyncLocalStorage } from 'node:async_hooks'
 import type { FastifyReply } from 'fastify'
 import { SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from '../errors.ts'
 import { checkAnswer, isPlain } from '../checks.ts'
@@ -82,14 +82,13 @@ function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream)
   const { nothingToCome } = stream
   if (nothingToCome !== undefined) return answer(nothingToCome)
   hold(reply)
-  // What comes belongs to the request, as its onSend hooks do, and not to whoever moves streams.
   const late = setTimeout(() => stream.stopAsking(), PATIENCE)
-  stream.whenKnown(AsyncResource.bind(nothing => {
+  stream.whenKnown(nothing => {
     clearTimeout(late)
     if (isOff(reply)) return
     release(reply)
     answer(nothing)
-  }))
+  })
 }
 
 /** ms by which `handlerTimeout` must find a reply that is not sent: its timer counts from a little earlier. */

@@ -107,11 +107,11 @@ export class CatchUp<M extends Member> {
     })
   }
 
-  #answered (log: ChannelLog<M>, { entries, floor, last, ended }: Kept): void {
+  #answered (log: ChannelLog<M>, { entries, floor, last, ended, cut = false }: Kept): void {
     const now = this.#clock.now()
     // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
     // Ages are whole ms of the server's clock: of another server's they say nothing.
-    log.begin = entries.findLast(({ age }) => now - age + 1 <= log.born)?.seq ?? log.begin
+    log.begin = Math.max(log.begin, entries.findLast(({ age }) => now - age + 1 <= log.born)?.seq ?? 0)
     log.born = -Infinity
     const after = log.last
     const lost = floor > after
@@ -121,6 +121,10 @@ export class CatchUp<M extends Member> {
       log.lostTo = floor
     } else if (log.events === 0) {
       log.base = Math.min(log.base, last)
+    }
+    if (after === 0) {
+      log.bottom = true
+      log.cut = cut
     }
     for (const entry of entries) if (entry.seq > log.last) this.#push(log, this.#host.item(entry, now - entry.age))
     for (const member of log.members) member.lacked(log, after)

@@ -73,6 +73,11 @@ export class ChannelLog<M extends Member = Member> {
     this.base = this.last = base
   }
 
+  /** Somebody wants what lies after this: where it was not asked for anything yet, it asks from there on. */
+  reach (seq: number): void {
+    if (!this.current && !this.watched && seq < this.base) this.base = this.last = seq
+  }
+
   /** Entries held. */
   get events (): number { return this.#items.length - this.#start }
 

@@ -134,6 +134,7 @@ export class Log<M extends Member = Member> implements Receiver {
       log.current = log.bottom = true
       return log
     }
+    log.begin = this.head
     if (this.#up) log.born = this.#clock.now()
     this.#quiet(log)
     if (this.#toWatch.length === 0) queueMicrotask(() => this.#watch(shared))
@@ -249,6 +250,7 @@ export class Log<M extends Member = Member> implements Receiver {
       this.#distrust(log)
       this.store.empty(log, head)
       log.lostTo = -1
+      log.begin = 0
       log.bottom = log.ended = false
     }
     const members = new Set<M>()

@@ -6,6 +6,7 @@ import { decodeHeard, streamOf } from './entry.ts'
 import { down, type RedisClient } from './link.ts'
 import { Lives } from './lives.ts'
 import { Pair } from './pair.ts'
+import { Together } from './together.ts'
 
 /** ms before a lost pair of connections is made anew: at first, and at most. */
 const PAUSES = [50, 3_000] as const
@@ -33,7 +34,17 @@ export class RedisBackplane implements SharedBackplane {
   /** The newest that was heard. No life that begins later gives its number again. */
   #heard = 0
   #news = false
-  #finding: { again: boolean } | undefined
+  readonly #subscribing = new Together<string, void>(Infinity, async streams => {
+    // Where that fails, or there is no pair: they are subscribed over the next one before it serves.
+    if (this.#pair !== undefined) await this.#subscribe(this.#pair, streams.filter(stream => this.#watched.has(stream))).catch(() => {})
+    return []
+  })
+
+  /** Streams of channels that were just watched wait for the head, though nothing may come for a while. */
+  readonly #finding = new Together<void, void>(Infinity, async () => {
+    if (this.#serving !== undefined) await this.#advance(this.#serving, false)
+    return []
+  })
 
   constructor (client: RedisClient, key: string, silence: number) {
     this.#client = client
@@ -79,10 +90,9 @@ export class RedisBackplane implements SharedBackplane {
   async watch (names: readonly string[]): Promise<void> {
     const streams = names.map(name => streamOf(this.#key, name))
     for (const [i, stream] of streams.entries()) this.#watched.set(stream, names[i]!)
-    // Where that fails, or there is no pair: they are subscribed over the next one before it serves.
-    if (this.#pair !== undefined) await this.#subscribe(this.#pair, streams).catch(() => {})
+    await Promise.all(streams.map(stream => this.#subscribing.ask(stream)))
     if (this.#serving === undefined) await new Promise<void>(resolve => { this.#waiting.push(resolve) })
-    this.#findHead()
+    this.#finding.ask()
   }
 
   unwatch (names: readonly string[]): void {
@@ -196,18 +206,6 @@ export class RedisBackplane implements SharedBackplane {
     const silent = !this.#news
     this.#news = false
     if (silent && pair === this.#serving) await this.#advance(pair, true)
-  }
-
-  /** Streams of channels that were just watched wait for the head, though nothing may come for a while. One question serves all that come meanwhile. */
-  async #findHead (): Promise<void> {
-    if (this.#finding !== undefined) {
-      this.#finding.again = true
-      return
-    }
-    const finding = this.#finding = { again: false }
-    if (this.#serving !== undefined) await this.#advance(this.#serving, false)
-    this.#finding = undefined
-    if (finding.again) await this.#findHead()
   }
 
   /** @param sure it is to be asked, too, whether the server is still a primary, and the same one: that costs ten times as much */

@@ -3,27 +3,36 @@ import { decodeRows, encodeHead, encodeLimits } from './entry.ts'
 import { Link, type OnMessage, type RedisClient } from './link.ts'
 import { parseLives } from './lives.ts'
 import { SCRIPTS } from './scripts.ts'
+import { Together } from './together.ts'
 
 /** Names in one SUBSCRIBE, so that other answers find their way between them. */
 const BATCH = 500
-/** Of one answer to a read. */
-const PAGE = { rows: 500, bytes: 256 * 1024 } as const
-/** Reads that wait for an answer at a time: what is published is not to stand behind thousands of them. */
-const READS = 64
+/** Of one answer to reads: what is published is not to stand behind thousands of them. */
+const PAGE = { streams: 32, rows: 500, bytes: 256 * 1024 } as const
 
 /** What `hello` answers. */
 export interface Told extends Place {
   readonly lives: Life[]
 }
 
-/** One answer to a read, of as many entries as go into one. */
+/** What is read of a stream: entries from one id to another, both as XRANGE takes them; `back`: from the newest to the oldest. */
+interface Range {
+  readonly stream: string
+  readonly from: string
+  readonly to: string
+  readonly back: boolean
+  readonly rows: number
+}
+
+/** As many entries of a range as go into one answer. */
 interface Page extends Place {
   /** Redis's clock. */
   readonly now: number
   readonly last: number
   readonly ended: boolean
   readonly rows: ReadonlyArray<[id: string, fields: string[]]>
-  readonly more: boolean
+  /** Where the rest of the range begins, if there may be any. */
+  readonly rest: string | undefined
 }
 
 /** What `publish` answers: where the entry is, or the end that the channel has had; or the number of the channel that has ended. */
@@ -41,8 +50,7 @@ export class Pair {
   #server = ''
   /** The life of the log that hello told. */
   #life: string | undefined
-  #reading = 0
-  readonly #waiting: Array<() => void> = []
+  readonly #pages = new Together<Range, Page>(PAGE.streams, ranges => this.#readPages(ranges))
 
   constructor (client: RedisClient, key: string, hear: OnMessage) {
     this.#key = key
@@ -107,17 +115,9 @@ export class Pair {
     return what === 'ended' ? { life, ended: Number(number) } : what === 'first' ? { life, first: Number(number) } : { life, seq: Number(number) }
   }
 
-  /** See `SharedBackplane.read`. Whoever comes first is served first, so many at a time. */
-  async read (stream: string, name: string, after: number, newest?: number, bytes = Infinity): Promise<Kept & Place> {
-    if (this.#reading < READS) this.#reading++
-    else await new Promise<void>(resolve => { this.#waiting.push(resolve) })
-    try {
-      return await (newest === undefined ? this.#readAfter(stream, name, after, bytes) : this.#readNewest(stream, name, after, newest))
-    } finally {
-      const next = this.#waiting.shift()
-      if (next === undefined) this.#reading--
-      else next()
-    }
+  /** See `SharedBackplane.read`. */
+  read (stream: string, name: string, after: number, newest?: number, bytes = Infinity): Promise<Kept & Place> {
+    return newest === undefined ? this.#readAfter(stream, name, after, bytes) : this.#readNewest(stream, name, after, newest)
   }
 
   async #readAfter (stream: string, name: string, after: number, bytes: number): Promise<Kept & Place> {
@@ -127,7 +127,7 @@ export class Pair {
     let cut = false
     let size = 0
     for (let from = `(${after}`; ;) {
-      const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, '+', false, PAGE.rows)
+      const { life, seq, now, last, ended, rows, rest } = await this.#pages.ask({ stream, from, to: '+', back: false, rows: PAGE.rows })
       for (const { prev, ...entry } of decodeRows(rows, name, now)) {
         // What lies between is gone: trimmed, while we were reading too, or deleted, or of a form that we cannot read.
         if (Math.abs(prev) > place) floor = Math.abs(prev)
@@ -142,8 +142,8 @@ export class Pair {
           cut = true
         }
       }
-      if (more) {
-        from = `(${rows.at(-1)![0]}`
+      if (rest !== undefined) {
+        from = rest
         continue
       }
       if (last > place) floor = last
@@ -154,20 +154,24 @@ export class Pair {
   async #readNewest (stream: string, name: string, after: number, newest: number): Promise<Kept & Place> {
     const entries: KeptEntry[] = []
     for (let from = '+'; ;) {
-      const { life, seq, now, last, ended, rows, more } = await this.#page(stream, from, `(${after}`, true, newest - entries.length)
+      const { life, seq, now, last, ended, rows, rest } = await this.#pages.ask({ stream, from, to: `(${after}`, back: true, rows: Math.min(newest - entries.length, PAGE.rows) })
       for (const { prev, ...entry } of decodeRows(rows, name, now)) entries.push(entry)
-      if (!more || entries.length >= newest) return { life, seq, entries: entries.reverse(), floor: after, last, ended }
-      from = `(${rows.at(-1)![0]}`
+      if (rest === undefined || entries.length >= newest) return { life, seq, entries: entries.reverse(), floor: after, last, ended }
+      from = rest
     }
   }
 
-  /** Entries from one id to another, both as XRANGE takes them; `back`: from the newest to the oldest. */
-  async #page (stream: string, from: string, to: string, back: boolean, rows: number): Promise<Page> {
-    const [life, seq, now, last, ended, entries, more] = await this.#run('read', [stream], [
-      this.#server, from, to, back ? '1' : '0', String(Math.min(rows, PAGE.rows)), String(PAGE.bytes)
-    ]) as [string, string, string, string, string, Page['rows'], string]
+  async #readPages (ranges: readonly Range[]): Promise<Array<Page | Promise<Page>>> {
+    const [life, seq, now, ...pages] = await this.#run('read', ranges.map(({ stream }) => stream), [
+      this.#server, String(PAGE.rows), String(PAGE.bytes), ...ranges.flatMap(({ from, to, back, rows }) => [from, to, back ? '1' : '0', String(rows)])
+    ]) as [string, string, string, ...Array<string | [rows: Page['rows'], more: string, last: string, ended: string]>]
     if (life !== this.#life) this.end(new Error('another life of the log has begun'))
-    return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows: entries, more: more === '1' }
+    return pages.map((page, i) => {
+      if (typeof page === 'string') return Promise.reject(new Error(page))
+      const [rows, more, last, ended] = page
+      const rest = more === '0' ? undefined : rows.length === 0 ? ranges[i]!.from : `(${rows.at(-1)![0]}`
+      return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows, rest }
+    })
   }
 
   /** Warns where Redis deletes keys when its memory is full, if it tells. */

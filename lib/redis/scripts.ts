@@ -136,31 +136,39 @@ return { life, at }
 `
 
 /**
- * run, from, to, 1 for from the newest to the oldest, rows and bytes of the page: { life, seq, ms since 1970, seq of the newest entry or
- * what it is not above, 1 if that is an end, rows, 1 if there may be more }.
+ * run, rows and bytes of all pages together, then for each stream: from, to, 1 for from the newest to the oldest, rows. Answers { life, seq,
+ * ms since 1970, then for each stream: { rows, 1 if there may be more, seq of the newest entry or what it is not above, 1 if that is an end },
+ * or the error }. The first page has a row, if there is one; of the others there may be none yet.
  */
 const READ = `
 local h = present()
 if not h then return { '', '0' } end
-local back, most, bytes = ARGV[4] == '1', tonumber(ARGV[5]), tonumber(ARGV[6])
-local from, rows, count, more = ARGV[2], {}, 8, '1'
-while more == '1' and bytes > 0 and #rows < most do
-  count = math.min(count * 2, most - #rows)  -- entries may be large: a few at first
-  local page
-  if back then page = redis.call('XREVRANGE', KEYS[3], from, ARGV[3], 'COUNT', count)
-  else page = redis.call('XRANGE', KEYS[3], from, ARGV[3], 'COUNT', count) end
-  if #page < count then more = '0' end
-  for i, row in ipairs(page) do
-    rows[#rows + 1] = row
-    for _, field in ipairs(row[2]) do bytes = bytes - #field end
-    from = '(' .. row[1]
-    if bytes <= 0 and i < #page then more = '1'; break end
+local left, bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+local function page(stream, from, to, back, most)
+  local rows, count, more = {}, 8, '1'
+  while more == '1' and bytes > 0 and left > 0 and #rows < most do
+    count = math.min(count * 2, most - #rows, left)  -- entries may be large: a few at first
+    local some = redis.pcall(back and 'XREVRANGE' or 'XRANGE', stream, from, to, 'COUNT', count)
+    if some.err then return some.err end
+    if #some < count then more = '0' end
+    for i, row in ipairs(some) do
+      rows[#rows + 1] = row
+      left = left - 1
+      for _, field in ipairs(row[2]) do bytes = bytes - #field end
+      from = '(' .. row[1]
+      if bytes <= 0 and i < #some then more = '1'; break end
+    end
   end
+  local score = tonumber(redis.call('ZSCORE', LAST, stream) or nil)
+  return { rows, more, text(score and math.floor(score) or tonumber(h[4] or 0)), score and ended(stream, score) and '1' or '0' }
 end
-local score = tonumber(redis.call('ZSCORE', LAST, KEYS[3]) or nil)
 local time = redis.call('TIME')
-return { h[2], h[3], text(time[1] * 1000 + math.floor(time[2] / 1000)), text(score and math.floor(score) or tonumber(h[4] or 0)),
-  score and ended(KEYS[3], score) and '1' or '0', rows, more }
+local answer = { h[2], h[3], text(time[1] * 1000 + math.floor(time[2] / 1000)) }
+for i = 3, #KEYS do
+  local at = 4 * i - 8
+  answer[i + 1] = page(KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1', tonumber(ARGV[at + 3]))
+end
+return answer
 `
 
 /** run, and 1 if the server is to say again who it is, for a primary that became a replica answers, too: { life, seq }. */

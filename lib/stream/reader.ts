@@ -85,7 +85,9 @@ export class Reader<M extends Member> {
           continue
         }
         const log = this.#log.join(name, this.#member)
-        const resume = { cursor, rewind, late, head: this.#log.head, question: undefined, older: undefined }
+        const resume: Resume = { cursor, rewind, late, head: this.#log.head, question: undefined, older: undefined }
+        const place = this.#place(resume)
+        log.reach(this.#isGood(resume, place) ? place! : wanted(log, resume) > 0 ? 0 : log.base)
         next[i < 0 ? next.length : i] = { log, from: Infinity, seen: 0, filter, resume }
         if (i < 0) joined.push(name)
       }

@@ -397,7 +397,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (nothingToCome === undefined || this.#known === undefined) return
     const known = this.#known
     this.#known = undefined
-    known(nothingToCome)
+    // What comes belongs to the request, as its onSend hooks do, and not to whoever moves streams.
+    this.#inContext(known, nothingToCome)
   }
 
   /** @param stop called when the stream closes, at once if it is closed */

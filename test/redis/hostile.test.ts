@@ -102,6 +102,8 @@ t.test('with Redis', { skip: noRedis }, async t => {
       await t.rejects(backplane.append(entry('x', { channels: ['a', 'wrong', 'b'] })), { code: 'SSE_ERR_BACKPLANE_DOWN' })
       await t.rejects(backplane.read('wrong', 0), { code: 'SSE_ERR_BACKPLANE_DOWN', message: /WRONGTYPE/ })
     }
+    const reads = await Promise.allSettled(['a', 'wrong', 'b'].map(name => trial.processes[0]!.backplane.read(name, 0)))
+    t.same(reads.map(({ status }) => status), ['fulfilled', 'rejected', 'fulfilled'], 'nor those that are read together with it')
     await trial.rest()
     t.same(trial.judge(true), [])
     for (const { follower } of trial.processes) t.same(follower.story, ['mended'])

@@ -8,6 +8,7 @@ export interface Mutation {
 }
 
 const LOG = 'lib/log/log.ts'
+const CHANNEL_LOG = 'lib/log/channel-log.ts'
 const CATCH_UP = 'lib/log/catch-up.ts'
 const STORE = 'lib/log/store.ts'
 const FORGOTTEN = 'lib/log/forgotten.ts'
@@ -48,11 +49,11 @@ export const MUTATIONS: readonly Mutation[] = [
   { name: 'too much put aside, not read again', mode: 'calm', edits: [{ file: CATCH_UP, text: 'const MAX_ASIDE = 1_000', replacement: 'const MAX_ASIDE = 1' }, { file: CATCH_UP, text: 'if (log.asking !== undefined) log.asking.again = true', replacement: '' }] },
   one('read before it is watched', 'hasty', LOG, 'shared.watch(logs.map(({ name }) => name)).then(', 'shared.watch(logs.map(({ name }) => name)); Promise.resolve().then('),
   one('a failed read not made again', 'cut', CATCH_UP, '}, () => this.#loadLater(log, asking))', '}, () => {})'),
-  one('an answer from before the break taken', 'hasty', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
+  one('an answer from before the break taken', 'commands', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
   one('what an answer brought not sent once the head is there', 'calm', CATCH_UP, '      this.#host.ready(log)\n    }\n  }\n\n  /** Nobody', '    }\n  }\n\n  /** Nobody'),
   one('a hole between what was read and what was evicted', 'burstTrim', CATCH_UP, ' || (log.base !== base && kept.last < log.base)', ''),
   one('what is too old leaves no trace', 'age', CATCH_UP, 'tooOld < 0 ? floor : older[tooOld]!.seq', 'floor'),
-  one('evicted, and base stays', 'trim', 'lib/log/channel-log.ts', 'this.base = item.seq', ''),
+  one('evicted, and base stays', 'trim', CHANNEL_LOG, 'this.base = item.seq', ''),
   one('forgotten channels begin anew', 'memoryBytes', FORGOTTEN, 'if (last === undefined) return', 'if (last !== undefined) return'),
   one('evicted while a filter runs', 'memoryFilters', STORE, '    if (this.frozen) {\n', '    if (this.bytes < 0) {\n'),
 
@@ -76,6 +77,7 @@ export const MUTATIONS: readonly Mutation[] = [
       { file: CATCH_UP, text: '    log.aside = []\n    log.born = -Infinity\n', replacement: '    log.aside = []\n' }
     ]
   },
+  one('a channel that was read goes back', 'calm', CHANNEL_LOG, '!this.current && !this.watched && ', '!this.current && '),
   one('what came after it was joined taken for older', 'calm', CATCH_UP, 'now - age + 1 <= log.born', 'now - age <= log.born + 2_000'),
   one('no fresh cursor after going back', 'calm', READER, 'return this.cursor < this.#reached', 'return false'),
   one('no gap for a channel joined late', 'calm', READER, 'cursor !== null || late', 'cursor !== null'),
