@@ -37,13 +37,13 @@ export class RedisBackplane implements SharedBackplane {
   readonly #subscribing = new Together<string, void>(Infinity, async streams => {
     // Where that fails, or there is no pair: they are subscribed over the next one before it serves.
     if (this.#pair !== undefined) await this.#subscribe(this.#pair, streams.filter(stream => this.#watched.has(stream))).catch(() => {})
-    return []
+    return streams.map(() => undefined)
   })
 
   /** Streams of channels that were just watched wait for the head, though nothing may come for a while. */
-  readonly #finding = new Together<void, void>(Infinity, async () => {
+  readonly #finding = new Together<void, void>(Infinity, async questions => {
     if (this.#serving !== undefined) await this.#advance(this.#serving, false)
-    return []
+    return questions
   })
 
   constructor (client: RedisClient, key: string, silence: number) {

@@ -166,10 +166,10 @@ export class Pair {
       this.#server, String(PAGE.rows), String(PAGE.bytes), ...ranges.flatMap(({ from, to, back, rows }) => [from, to, back ? '1' : '0', String(rows)])
     ]) as [string, string, string, ...Array<string | [rows: Page['rows'], more: string, last: string, ended: string]>]
     if (life !== this.#life) this.end(new Error('another life of the log has begun'))
-    return pages.map((page, i) => {
+    return pages.map(page => {
       if (typeof page === 'string') return Promise.reject(new Error(page))
       const [rows, more, last, ended] = page
-      const rest = more === '0' ? undefined : rows.length === 0 ? ranges[i]!.from : `(${rows.at(-1)![0]}`
+      const rest = more === '0' ? undefined : `(${rows.at(-1)![0]}`
       return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows, rest }
     })
   }

@@ -137,8 +137,8 @@ return { life, at }
 
 /**
  * run, rows and bytes of all pages together, then for each stream: from, to, 1 for from the newest to the oldest, rows. Answers { life, seq,
- * ms since 1970, then for each stream: { rows, 1 if there may be more, seq of the newest entry or what it is not above, 1 if that is an end },
- * or the error }. The first page has a row, if there is one; of the others there may be none yet.
+ * ms since 1970, then for each stream, as far as there is room: { rows, 1 if there may be more, seq of the newest entry or what it is not above,
+ * 1 if that is an end }, or the error }.
  */
 const READ = `
 local h = present()
@@ -165,6 +165,7 @@ end
 local time = redis.call('TIME')
 local answer = { h[2], h[3], text(time[1] * 1000 + math.floor(time[2] / 1000)) }
 for i = 3, #KEYS do
+  if left <= 0 or bytes <= 0 then break end
   local at = 4 * i - 8
   answer[i + 1] = page(KEYS[i], ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1', tonumber(ARGV[at + 3]))
 end

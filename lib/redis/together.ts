@@ -15,7 +15,7 @@ export class Together<Question, Answer> {
 
   /**
    * @param most in one
-   * @param ask answers each of them, in their order, or rejects for all
+   * @param ask answers them in their order, the first one at least, or rejects for all; those without an answer go first the next time
    */
   constructor (most: number, ask: (questions: Question[]) => Promise<ReadonlyArray<Answer | Promise<Answer>>>) {
     this.#most = most
@@ -36,6 +36,7 @@ export class Together<Question, Answer> {
       const batch = this.#waiting.splice(0, this.#most)
       try {
         const answers = await this.#ask(batch.map(({ question }) => question))
+        this.#waiting.unshift(...batch.splice(answers.length))
         batch.forEach(({ resolve }, i) => resolve(answers[i]!))
       } catch (error) {
         for (const { reject } of batch) reject(error)

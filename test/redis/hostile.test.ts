@@ -112,6 +112,21 @@ t.test('with Redis', { skip: noRedis }, async t => {
     await trial.processes[0]!.backplane.append(entry('x', { channels: ['wrong'] }))
   })
 
+  t.test('long histories, and large ones, hold up no short one', { buffered: true }, async t => {
+    const server = await RedisServer.start(t)
+    const [writer] = await opened(t, template(server.port))
+    const append = (name: string, count: number, data: string) => Promise.all(Array.from({ length: count }, () => writer.append(entry(data, { channels: [name] }))))
+    await Promise.all([append('long', 5_000, 'x'), append('large', 40, 'x'.repeat(300_000)), ...Array.from({ length: 100 }, (_, i) => append(`short ${i}`, 3, 'x'))])
+    const [reader] = await opened(t, template(server.port))
+    const done: string[] = []
+    const read = async (name: string, count: number) => {
+      t.equal((await reader.read(name, 0)).entries.length, count, name)
+      done.push(name)
+    }
+    await Promise.all([read('long', 5_000), read('large', 40), ...Array.from({ length: 100 }, (_, i) => read(`short ${i}`, 3))])
+    t.same(done.slice(-2).sort(), ['large', 'long'])
+  })
+
   t.test('the hash or the sorted set is of the wrong kind: open() rejects, or publishes do', { buffered: true }, async t => {
     const server = await RedisServer.start(t)
     await server.command('SET', '{hash}', 'a string')

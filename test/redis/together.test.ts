@@ -32,6 +32,19 @@ t.test('what is asked in one turn goes out as one, what comes meanwhile as the n
   t.equal(await again, 'seven')
 })
 
+t.test('those that got no answer go first the next time', async t => {
+  const { together, batches, answer } = held(3)
+  const asked = [1, 2, 3].map(n => together.ask(n))
+  await until(() => batches.length === 1, 'they are asked')
+  const more = together.ask(4)
+  answer('one')
+  t.equal(await asked[0], 'one')
+  await until(() => batches.length === 2, 'the rest is asked')
+  answer('two', 'three', 'four')
+  t.same(await Promise.all([...asked, more]), ['one', 'two', 'three', 'four'])
+  t.same(batches, [[1, 2, 3], [2, 3, 4]])
+})
+
 t.test('a failure is that of all who asked together, or of one alone, and of nobody after them', async t => {
   const { together, batches, answer, fail } = held(2)
   const asked = [1, 2, 3, 4].map(n => together.ask(n))
