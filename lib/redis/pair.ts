@@ -169,7 +169,7 @@ export class Pair {
     return pages.map(page => {
       if (typeof page === 'string') return Promise.reject(new Error(page))
       const [rows, more, last, ended] = page
-      const rest = more === '0' ? undefined : `(${rows.at(-1)![0]}`
+      const rest = more === '1' && rows.length > 0 ? `(${rows.at(-1)![0]}` : undefined
       return { life, seq: Number(seq), now: Number(now), last: Number(last), ended: ended === '1', rows, rest }
     })
   }
