@@ -158,24 +158,32 @@ async function webkit (t: Test): Promise<Driver> {
     await new Promise(resolve => setTimeout(resolve, 50))
   }
   const { sessionId, capabilities } = await ask('POST', '/session', {
-    capabilities: { alwaysMatch: { acceptInsecureCerts: true, 'webkitgtk:browserOptions': { binary: findMiniBrowser(), args: ['--automation'] } } }
+    // Some pages are not to load for a while: whoever opens them waits for what they tell.
+    capabilities: { alwaysMatch: { pageLoadStrategy: 'none', acceptInsecureCerts: true, 'webkitgtk:browserOptions': { binary: findMiniBrowser(), args: ['--automation'] } } }
   })
   const session = `/session/${sessionId}`
   t.teardown(() => ask('DELETE', session).catch(() => {}))
   const first: string = await ask('GET', `${session}/window`)
+  // A session has one window that commands go to: nobody may choose another one before the command has gone.
+  let last: Promise<unknown> = Promise.resolve()
+  const inTurn = <T>(call: () => Promise<T>): Promise<T> => {
+    const turn = last.then(call)
+    last = turn.catch(() => {})
+    return turn
+  }
   return {
     version: capabilities.browserVersion,
     async open (url) {
       // The first window stays: the session ends with the last one, and a new one needs one to come from.
-      await ask('POST', `${session}/window`, { handle: first })
-      const { handle } = await ask('POST', `${session}/window/new`, { type: 'tab' })
-      const go = (): Promise<unknown> => ask('POST', `${session}/window`, { handle })
-      await go()
-      await ask('POST', `${session}/url`, { url })
-      const at = async (method: string, path: string, body?: object): Promise<unknown> => {
-        await go()
+      const handle = await inTurn(async () => {
+        await ask('POST', `${session}/window`, { handle: first })
+        return (await ask('POST', `${session}/window/new`, { type: 'tab' })).handle as string
+      })
+      const at = (method: string, path: string, body?: object): Promise<unknown> => inTurn(async () => {
+        await ask('POST', `${session}/window`, { handle })
         return ask(method, `${session}${path}`, body)
-      }
+      })
+      await at('POST', '/url', { url })
       const tab: Tab = {
         evaluate: script => at('POST', '/execute/sync', { script: `return (${script})`, args: [] }),
         close: () => at('DELETE', '/window'),
