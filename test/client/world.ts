@@ -74,10 +74,11 @@ export async function world (t: Test, driver: Driver, { rewind = 0, host = '127.
   app.get('/away', (request, reply) => reply.type('text/html').send('<!doctype html>away'))
   app.get<{ Querystring: { id: string, kind: Kind, options: string } }>('/', ({ query: { id, kind, options } }, reply) => reply.type('text/html').send(`<!doctype html><script type=module>
     import { SseClient } from '/client/index.js'
+    const load = performance.timeOrigin // once: WebKit says it anew each time, and the clock may have been set meanwhile
     let n = 0
     const send = body => fetch('http://${host}:${collector.port}/', { method: 'POST', mode: 'no-cors', keepalive: true, body })
       .catch(() => setTimeout(send, 100, body)) // without a network
-    const tell = one => { send(JSON.stringify({ page: '${id}', load: performance.timeOrigin, n: n++, ...one })) }
+    const tell = one => { send(JSON.stringify({ page: '${id}', load, n: n++, ...one })) }
     addEventListener('pageshow', ({ persisted }) => persisted && tell({ type: 'pageshow', persisted }))
     window.source = ${kind === 'EventSource' ? "new EventSource('/events')" : `new SseClient('/events', { headers: () => ({ 'x-page': '${id}' }), ...${options} })`}
     for (const type of ['message', 'sse.gap', 'sse.end']) source.addEventListener(type, ({ data, lastEventId }) => tell({ type, data, id: lastEventId }))
