@@ -158,7 +158,7 @@ async function webkit (t: Test): Promise<Driver> {
     await new Promise(resolve => setTimeout(resolve, 50))
   }
   const { sessionId, capabilities } = await ask('POST', '/session', {
-    // Some pages are not to load for a while: whoever opens them waits for what they tell.
+    // Some pages cannot load before others are closed, and a command that waits for one would be in the way.
     capabilities: { alwaysMatch: { pageLoadStrategy: 'none', acceptInsecureCerts: true, 'webkitgtk:browserOptions': { binary: findMiniBrowser(), args: ['--automation'] } } }
   })
   const session = `/session/${sessionId}`
@@ -184,6 +184,8 @@ async function webkit (t: Test): Promise<Driver> {
         return ask(method, `${session}${path}`, body)
       })
       await at('POST', '/url', { url })
+      // Asked in turns of their own: others may have to be closed before this one can load.
+      while (await at('POST', '/execute/sync', { script: "return location.href === 'about:blank' || document.readyState !== 'complete'", args: [] }) === true) await new Promise(resolve => setTimeout(resolve, 20))
       const tab: Tab = {
         evaluate: script => at('POST', '/execute/sync', { script: `return (${script})`, args: [] }),
         close: () => at('DELETE', '/window'),

@@ -192,14 +192,18 @@ t.test('100,000 channels that were used once give their memory back', async t =>
       if (n % 10_000 === 0) await turn(1)
     }
     await until(() => app.sse.stats().history.events === 0)
+    return used()
+  }
+  const used = (): number => {
     gc()
     return process.memoryUsage().heapUsed
   }
   await use(0)
   const twice = await use(1)
-  const thrice = await use(2)
+  await use(2)
   t.match(app.sse.stats(), { channels: 0, history: { channels: 0, events: 0, bytes: 0 } })
-  t.ok(thrice - twice < 15_000_000, `${twice}, then ${thrice} bytes`)
+  // A sweep that has not come round yet holds the table of channels as it was.
+  await until(() => used() - twice < 15_000_000, 'the heap to be as large as after the second round')
 })
 
 // Many channels, and strange ones
