@@ -184,8 +184,10 @@ async function webkit (t: Test): Promise<Driver> {
         return ask(method, `${session}${path}`, body)
       })
       await at('POST', '/url', { url })
-      // Asked in turns of their own: others may have to be closed before this one can load.
-      while (await at('POST', '/execute/sync', { script: "return location.href === 'about:blank' || document.readyState !== 'complete'", args: [] }) === true) await new Promise(resolve => setTimeout(resolve, 20))
+      // Asked in turns of their own: others may have to be closed before this one can load. While one page gives way to another it cannot be asked.
+      const script = "return location.href === 'about:blank' || document.readyState !== 'complete'"
+      const loading = (): Promise<unknown> => at('POST', '/execute/sync', { script, args: [] }).catch(error => String(error).includes('no such frame') || Promise.reject(error))
+      while (await loading() === true) await new Promise(resolve => setTimeout(resolve, 20))
       const tab: Tab = {
         evaluate: script => at('POST', '/execute/sync', { script: `return (${script})`, args: [] }),
         close: () => at('DELETE', '/window'),
