@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { checkAnswer, checkNames, checkSignal, count, duration, fn, group, isPlain, isRetry, retryTime } from './checks.ts'
+import { checkAnswer, checkNames, count, duration, fn, group, isPlain, isRetry, retryTime } from './checks.ts'
 import { SSE_ERR_INVALID_OPTION, received } from './errors.ts'
 
 export const DEFAULT_HISTORY_MAX_EVENTS = 10_000
@@ -208,60 +208,6 @@ export function channelLimits ({ limits, channel }: HistoryOptions, name: string
 
 const OPTIONS = ['backplane', 'history', 'heartbeatInterval', 'retry', 'serialize', 'parse', 'compress', 'maxEventBytes', 'maxBufferedBytes', 'stallTimeout', 'maxAge',
   'maxStreams', 'maxStreamsPerKey', 'streamKey', 'drain', 'prefix', 'logLevel', 'logSerializers']
-const SUBSCRIBE_OPTIONS = ['lastEventId', 'rewind', 'filter']
-const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal', 'compress']
-
-interface StreamOptions {
-  lastEventId?: unknown
-  rewind?: unknown
-  filter?: unknown
-  retry?: unknown
-  maxAge?: unknown
-  signal?: unknown
-  compress?: unknown
-}
-
-/** Checks the options of a stream: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
-export function checkStreamOptions<O extends StreamOptions> (options: O): O {
-  return checkStream(options, STREAM_OPTIONS)
-}
-
-/** Checks the options of `channel.end()`. @throws SSE_ERR_INVALID_OPTION */
-export function checkEndOptions<O extends { reason?: unknown }> (options: O): O {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, ['reason'])
-  if (options.reason !== undefined && typeof options.reason !== 'string') throw new SSE_ERR_INVALID_OPTION('reason', 'a string', received(options.reason))
-  return options
-}
-
-/** Checks the options of `channel.publishFrom()`. @throws SSE_ERR_INVALID_OPTION */
-export function checkPublishFromOptions<O extends { signal?: unknown, end?: unknown }> (options: O): O {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, ['signal', 'end'])
-  checkSignal(options.signal)
-  if (options.end !== undefined && typeof options.end !== 'boolean') throw new SSE_ERR_INVALID_OPTION('end', 'true or false', received(options.end))
-  return options
-}
-
-/** Checks the options of a subscription. @throws SSE_ERR_INVALID_OPTION */
-export function checkSubscribeOptions<O extends StreamOptions> (options: O): O {
-  return checkStream(options, SUBSCRIBE_OPTIONS)
-}
-
-function checkStream<O extends StreamOptions> (options: O, known: readonly string[]): O {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, known)
-  const { lastEventId, rewind, filter, retry, maxAge, signal, compress } = options
-  if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
-  count('rewind', rewind, 0, 0)
-  fn('filter', filter as Function | undefined, () => true)
-  retryTime('retry', retry, 0)
-  duration('maxAge', maxAge, 0)
-  checkSignal(signal)
-  compression(compress, undefined)
-  return options
-}
-
 function retryRange (value: unknown): readonly [number, number] {
   if (value === undefined) return DEFAULT_DRAIN_RETRY
   if (Array.isArray(value) && value.length === 2 && isRetry(value[0]) && isRetry(value[1]) && value[0] <= value[1]) return [value[0], value[1]]

@@ -1,7 +1,8 @@
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t from 'tap'
 import sse, { memoryBackplane, type Backplane, type SseOptions, type SsePluginOptions } from '../lib/index.ts'
-import { channelLimits, checkStreamOptions, checkSubscribeOptions, resolveOptions } from '../lib/options.ts'
+import { channelLimits, resolveOptions } from '../lib/options.ts'
+import { checkStreamOptions, checkSubscribeOptions } from '../lib/stream/sse-stream.ts'
 import { build, connect, listen } from './client.ts'
 
 const LONGEST = 2 ** 31 - 1
@@ -334,7 +335,7 @@ t.test('the options of a stream that break a rule are refused', async t => {
 t.test('the options of a subscription are those that it has, and what only a stream has is refused', async t => {
   for (const options of [{}, { lastEventId: null }, { rewind: 3 }, { filter: () => true }]) t.equal(checkSubscribeOptions(options), options)
   for (const options of [{ retry: 5 }, { maxAge: 5 }, { signal: AbortSignal.abort() }, { filtre: () => true }]) {
-    const error = refusal(() => checkSubscribeOptions(options))
+    const error = refusal(() => checkSubscribeOptions(options as SseOptions))
     t.equal(error.code, 'SSE_ERR_INVALID_OPTION')
     t.match(error.message, Object.keys(options)[0]!)
   }

@@ -1,3 +1,5 @@
+import { checkNames, checkSignal, isPlain } from '../checks.ts'
+import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 import { kRegistry, type Channel, type PublishEvent } from '../stream/channel.ts'
 import type { SseFeed } from '../stream/feed.ts'
 import type { StoredEvent } from '../wire/event.ts'
@@ -33,4 +35,21 @@ export class ChannelHandle implements Channel {
   publishFrom (source: SseFeed, options?: PublishFromOptions): Promise<string> { return this[kRegistry].publishFrom(this.name, source, options) }
 
   history (limit?: number): Promise<Array<StoredEvent<any>>> { return this[kRegistry].recent(this.name, limit) }
+}
+
+/** Checks the options of `channel.end()`. @throws SSE_ERR_INVALID_OPTION */
+export function checkEndOptions (options: EndOptions): EndOptions {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, ['reason'])
+  if (options.reason !== undefined && typeof options.reason !== 'string') throw new SSE_ERR_INVALID_OPTION('reason', 'a string', received(options.reason))
+  return options
+}
+
+/** Checks the options of `channel.publishFrom()`. @throws SSE_ERR_INVALID_OPTION */
+export function checkPublishFromOptions (options: PublishFromOptions): PublishFromOptions {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, ['signal', 'end'])
+  checkSignal(options.signal)
+  if (options.end !== undefined && typeof options.end !== 'boolean') throw new SSE_ERR_INVALID_OPTION('end', 'true or false', received(options.end))
+  return options
 }

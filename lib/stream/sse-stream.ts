@@ -1,5 +1,7 @@
 import type { FastifyRequest } from 'fastify'
-import type { CompressOptions } from '../options.ts'
+import { checkNames, checkSignal, count, duration, fn, isPlain, retryTime } from '../checks.ts'
+import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
+import { compression, type CompressOptions } from '../options.ts'
 import type { SseEvent, StoredEvent } from '../wire/event.ts'
 import type { ChannelOrName, EventsOf, StoredEventOf } from './channel.ts'
 
@@ -67,4 +69,27 @@ export interface SseStream<Request = FastifyRequest> {
    * @param options.retry tells the client when to come back, in ms
    */
   close (options?: { retry?: number }): Promise<void>
+}
+
+const SUBSCRIBE_OPTIONS = ['lastEventId', 'rewind', 'filter']
+const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal', 'compress']
+
+/** Checks the options of a stream: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
+export function checkStreamOptions (options: SseOptions<any>, known = STREAM_OPTIONS): SseOptions<any> {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, known)
+  const { lastEventId, rewind, filter, retry, maxAge, signal, compress } = options
+  if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
+  count('rewind', rewind, 0, 0)
+  fn('filter', filter, () => true)
+  retryTime('retry', retry, 0)
+  duration('maxAge', maxAge, 0)
+  checkSignal(signal)
+  compression(compress, undefined)
+  return options
+}
+
+/** Checks the options of a subscription. @throws SSE_ERR_INVALID_OPTION */
+export function checkSubscribeOptions (options: SubscribeOptions<any>): SubscribeOptions<any> {
+  return checkStreamOptions(options, SUBSCRIBE_OPTIONS)
 }

@@ -5,7 +5,7 @@ import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import type { ChannelLog, Member } from '../log/channel-log.ts'
 import { isRetry } from '../checks.ts'
-import { checkSubscribeOptions, compression, type Compression } from '../options.ts'
+import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
 import type { ChannelOrName } from './channel.ts'
@@ -15,7 +15,7 @@ import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
 import { PIECE_BYTES } from './pieces.ts'
 import { Reader } from './reader.ts'
-import type { CloseReason, SseOptions, SseStream, SubscribeOptions } from './sse-stream.ts'
+import { checkSubscribeOptions, type CloseReason, type SseOptions, type SseStream, type SubscribeOptions } from './sse-stream.ts'
 
 interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
 
