@@ -31,16 +31,16 @@ export async function drain (registry: Registry, sockets: ReadonlyMap<string, So
   const fed = []
   for (const stream of streams) {
     if (stream.state !== 'open') continue
-    if (stream.feeding) fed.push(stream)
+    if (stream.source?.feeds === true) fed.push(stream)
     else stream.drain()
   }
   // What has an end of its own may come to it, as a request that is being answered.
-  if (finish > 0) await within(finish, [...fed.map(({ closed }) => closed), ...publishers.values()])
-  for (const publisher of publishers.keys()) publisher.stop('closed')
+  if (finish > 0) await within(finish, [...fed.map(({ closed }) => closed), ...publishers.running])
+  publishers.stop('closed')
   for (const stream of streams) if (stream.state === 'open') stream.drain()
   // Those too that ended a moment ago and are not flushed.
   const waiting = [...sweep.swept]
-  if (await within(timeout, [...waiting.map(({ done }) => done), ...publishers.values()])) return
+  if (await within(timeout, [...waiting.map(({ done }) => done), ...publishers.running])) return
   for (const stream of waiting) stream.destroy()
   for (const socket of taken) socket?.destroy()
 }

@@ -78,16 +78,21 @@ function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream)
     reply.code(204).send()
     reply.send = sendNothingElse
   }
-  const { nothingToCome } = stream
-  if (nothingToCome !== undefined) return answer(nothingToCome)
+  const nothing = stream.reader?.nothingToCome
+  if (nothing !== undefined) return answer(nothing)
   hold(reply)
-  const late = setTimeout(() => stream.stopAsking(), PATIENCE)
-  stream.whenKnown(nothing => {
+  const known = (nothing: boolean): void => {
+    stream.onMove = undefined
     clearTimeout(late)
     if (isOff(reply)) return
     release(reply)
     answer(nothing)
-  })
+  }
+  const late = setTimeout(known, PATIENCE, false)
+  stream.onMove = () => {
+    const nothing = stream.state !== 'closed' && stream.reader?.nothingToCome
+    if (nothing !== undefined) known(nothing)
+  }
 }
 
 /** ms by which `handlerTimeout` must find a reply that is not sent: its timer counts from a little earlier. */

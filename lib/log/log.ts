@@ -1,14 +1,9 @@
 import type { Backplane, ChannelLimits, Entry, HeardEntry, Life, NewEntry, Place, Receiver, SharedBackplane } from './backplane.ts'
 import { CatchUp, type Clock, type Question } from './catch-up.ts'
-import { ChannelLog, type Item, type Member, type Older } from './channel-log.ts'
-import { Forgotten } from './forgotten.ts'
+import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
+import { ChannelLogs } from './channel-logs.ts'
 import { Lives } from './lives.ts'
 import { Store } from './store.ts'
-
-/** ms that a channel without members goes on being watched. */
-const LINGER = 30_000
-/** Channel logs that one sweep looks at, so that a hundred thousand do not hold the event loop. */
-const A_SWEEP = 10_000
 
 const NOTHING_OLDER: Older = { done: true }
 
@@ -42,7 +37,7 @@ export class Log<M extends Member = Member> implements Receiver {
   readonly channels: ReadonlyMap<string, ChannelLog<M>>
   readonly store: Store
 
-  readonly #channels = new Map<string, ChannelLog<M>>()
+  readonly #logs: ChannelLogs<M>
   readonly #backplane: Backplane
   /** Undefined where this process alone has the history. */
   readonly #shared: SharedBackplane | undefined
@@ -50,13 +45,9 @@ export class Log<M extends Member = Member> implements Receiver {
   readonly #host: LogHost<M>
   readonly #catchUp: CatchUp<M> | undefined
   readonly #clock: Clock
-  #forgotten = new Forgotten(0)
   #up = false
   #error: Error | undefined
   #toWatch: Array<ChannelLog<M>> = []
-  /** Channels without members. */
-  readonly #idle = new Set<ChannelLog<M>>()
-  #sweeping: Iterator<ChannelLog<M>> | undefined
 
   constructor (backplane: Backplane, options: LogOptions, host: LogHost<M>, clock: Clock) {
     this.#backplane = backplane
@@ -64,11 +55,17 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#options = options
     this.#host = host
     this.#clock = clock
-    this.channels = this.#channels
-    this.store = new Store(options.maxBytes, this.#channels)
-    if (this.#shared === undefined) return
+    const channels = new Map<string, ChannelLog<M>>()
+    this.channels = channels
+    this.store = new Store(options.maxBytes, channels)
+    const shared = this.#shared
+    this.#logs = new ChannelLogs(channels, this.store, shared && (log => {
+      this.#catchUp?.forget(log)
+      shared.unwatch([log.name])
+    }))
+    if (shared === undefined) return
     const log = this
-    this.#catchUp = new CatchUp<M>(this.#shared, this.store, clock, {
+    this.#catchUp = new CatchUp<M>(shared, this.store, clock, {
       get life () { return log.#life },
       get head () { return log.head },
       item: (entry, time) => this.#item(entry, time),
@@ -103,40 +100,26 @@ export class Log<M extends Member = Member> implements Receiver {
   join (name: string, member: M): ChannelLog<M> {
     const log = this.#logOf(name)
     this.store.trim(log, this.#clock.now())
-    log.members.add(member)
-    this.#idle.delete(log)
+    this.#logs.join(log, member)
     return log
   }
 
-  leave (log: ChannelLog<M>, member: M): boolean {
-    if (!log.members.delete(member)) return false
-    if (log.members.size === 0) this.#quiet(log)
-    return true
-  }
-
-  /** A log without members is dropped, when nothing of it is worth keeping or after a while. */
-  #quiet (log: ChannelLog<M>): void {
-    log.idleSince = this.#clock.now()
-    if (this.#shared === undefined) this.#forgetEmpty(log)
-    else this.#idle.add(log)
-  }
+  leave (log: ChannelLog<M>, member: M): void { this.#logs.leave(log, member, this.#clock.now()) }
 
   /** The log of a channel, made where there is none: current at once where this process alone has the history, or else when it was read. */
   #logOf (name: string): ChannelLog<M> {
-    let log = this.#channels.get(name)
-    if (log !== undefined) return log
+    const there = this.channels.get(name)
+    if (there !== undefined) return there
     const shared = this.#shared
-    const limits = this.#options.limits(name)
-    log = new ChannelLog<M>(name, limits, shared === undefined ? this.#forgotten.take(name) : this.head)
-    this.#channels.set(name, log)
+    const now = this.#clock.now()
+    const log = this.#logs.make(name, this.#options.limits(name), this.head, now)
     this.#host.keeping()
     if (shared === undefined) {
       log.current = log.bottom = true
       return log
     }
     log.begin = this.head
-    if (this.#up) log.born = this.#clock.now()
-    this.#quiet(log)
+    if (this.#up) log.born = now
     if (this.#toWatch.length === 0) queueMicrotask(() => this.#watch(shared))
     this.#toWatch.push(log)
     return log
@@ -148,7 +131,7 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#toWatch = []
     shared.watch(logs.map(({ name }) => name)).then(() => {
       for (const log of logs) {
-        if (this.#channels.get(log.name) !== log) continue
+        if (this.channels.get(log.name) !== log) continue
         log.watched = true
         this.#catchUp?.load(log)
       }
@@ -166,7 +149,7 @@ export class Log<M extends Member = Member> implements Receiver {
     const { channels, prevs } = entry
     // Into all of them before the head moves, or the streams of one would be moved past it before the other has it.
     for (let i = 0; i < channels.length; i++) {
-      const log = this.#shared === undefined ? this.#logOf(channels[i]!) : this.#channels.get(channels[i]!)
+      const log = this.#shared === undefined ? this.#logOf(channels[i]!) : this.channels.get(channels[i]!)
       if (log !== undefined) this.#take(log, item, prevs?.[i], now)
     }
     this.#advance(entry.seq)
@@ -203,13 +186,13 @@ export class Log<M extends Member = Member> implements Receiver {
     this.store.hold(item, log)
     this.#host.ready(log)
     this.store.trim(log, now)
-    if (this.#shared === undefined) this.#forgetEmpty(log)
+    this.#logs.forgetEmpty(log)
   }
 
   /** What is kept of a channel, for those who are not subscribed. @param newest so many at most, the newest last */
   async kept (name: string, newest: number): Promise<readonly Entry[]> {
     if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries
-    const log = this.#channels.get(name)
+    const log = this.channels.get(name)
     if (log === undefined) return []
     this.store.trim(log, this.#clock.now())
     const count = Math.min(newest, log.events)
@@ -217,7 +200,7 @@ export class Log<M extends Member = Member> implements Receiver {
   }
 
   endOf (name: string): string | undefined {
-    const log = this.#channels.get(name)
+    const log = this.channels.get(name)
     return log?.holdsEnd === true ? this.cursorAt(log.last) : undefined
   }
 
@@ -227,7 +210,7 @@ export class Log<M extends Member = Member> implements Receiver {
     if (this.#error !== undefined) return
     this.#error = error
     this.#up = false
-    for (const log of this.#channels.values()) {
+    for (const log of this.channels.values()) {
       // All up to the head is in it: there is no need to prove that again.
       if (log.current) log.last = Math.max(log.last, this.head)
       this.#distrust(log)
@@ -239,14 +222,14 @@ export class Log<M extends Member = Member> implements Receiver {
     const first = this.lives.id === undefined
     this.lives = new Lives(lives)
     this.head = first ? head : Math.max(this.head, head)
-    if (first) this.#forgotten = new Forgotten(head)
+    if (first) this.#logs.begin(head)
     this.#goOn()
   }
 
   restarted (lives: readonly Life[], head: number): void {
     this.lives = new Lives(lives)
     this.head = head
-    for (const log of this.#channels.values()) {
+    for (const log of this.channels.values()) {
       this.#distrust(log)
       this.store.empty(log, head)
       log.lostTo = -1
@@ -254,7 +237,7 @@ export class Log<M extends Member = Member> implements Receiver {
       log.bottom = log.ended = false
     }
     const members = new Set<M>()
-    for (const log of this.#channels.values()) for (const member of log.members) members.add(member)
+    for (const log of this.channels.values()) for (const member of log.members) members.add(member)
     for (const member of members) member.restarted()
     this.#goOn()
   }
@@ -267,7 +250,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   #goOn (): void {
     this.#up = true
-    for (const log of this.#channels.values()) {
+    for (const log of this.channels.values()) {
       // No connection told that it was broken where mended() is called twice: what was asked before is void all the same.
       this.#distrust(log)
       this.#catchUp?.load(log)
@@ -284,48 +267,10 @@ export class Log<M extends Member = Member> implements Receiver {
   }
 
   /** Looks for what has become too old, and for channels that nobody has asked for in a while. @returns whether anything is kept */
-  sweep (): boolean {
-    const now = this.#clock.now()
-    this.#sweeping ??= this.#channels.values()
-    for (let i = 0; i < A_SWEEP; i++) {
-      const { done, value } = this.#sweeping.next() as IteratorResult<ChannelLog<M>, undefined>
-      if (done === true) {
-        this.#sweeping = undefined
-        break
-      }
-      this.#expire(value!, now)
-    }
-    for (const log of this.#idle) {
-      if (now - log.idleSince < LINGER) break
-      this.#drop(log)
-    }
-    return this.#channels.size > 0
-  }
+  sweep (): boolean { return this.#logs.sweep(this.#clock.now()) }
 
   /** As `sweep`, of all at once: to count what is kept. */
-  expire (): void {
-    const now = this.#clock.now()
-    for (const log of this.#channels.values()) this.#expire(log, now)
-  }
-
-  #expire (log: ChannelLog<M>, now: number): void {
-    this.store.trim(log, now)
-    if (this.#shared === undefined) this.#forgetEmpty(log)
-  }
-
-  #forgetEmpty (log: ChannelLog<M>): void {
-    if (log.events > 0 || log.members.size > 0) return
-    this.#drop(log)
-    this.#forgotten.add(log.name, log.last)
-  }
-
-  #drop (log: ChannelLog<M>): void {
-    this.store.empty(log, log.last)
-    this.#idle.delete(log)
-    this.#channels.delete(log.name)
-    this.#catchUp?.forget(log)
-    this.#shared?.unwatch([log.name])
-  }
+  expire (): void { this.#logs.expire(this.#clock.now()) }
 }
 
 function isShared (backplane: Backplane): backplane is SharedBackplane {

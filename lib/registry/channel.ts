@@ -1,6 +1,6 @@
 import { checkNames, checkSignal, isPlain } from '../checks.ts'
-import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
-import { kRegistry, type Channel, type PublishEvent } from '../stream/channel.ts'
+import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
+import { isChannel, kRegistry, type Channel, type PublishEvent } from '../stream/channel.ts'
 import type { SseFeed } from '../stream/feed.ts'
 import type { StoredEvent } from '../wire/event.ts'
 
@@ -35,6 +35,26 @@ export class ChannelHandle implements Channel {
   publishFrom (source: SseFeed, options?: PublishFromOptions): Promise<string> { return this[kRegistry].publishFrom(this.name, source, options) }
 
   history (limit?: number): Promise<Array<StoredEvent<any>>> { return this[kRegistry].recent(this.name, limit) }
+}
+
+/** The names of channels of this host, each once. @throws SSE_ERR_INVALID_CHANNEL */
+export function namesOf (channels: unknown, host: ChannelHost): string[] {
+  const all: readonly unknown[] = Array.isArray(channels) ? channels : [channels]
+  if (all.length === 0) throw new SSE_ERR_INVALID_CHANNEL('one, or several in an array', 'an empty array')
+  if (all.length === 1) return [nameOf(all[0], host)]
+  return [...new Set(all.map(one => nameOf(one, host)))]
+}
+
+function nameOf (channel: unknown, host: ChannelHost): string {
+  if (!isChannel(channel)) return checkName(channel)
+  if (channel[kRegistry] === host) return channel.name
+  throw new SSE_ERR_INVALID_CHANNEL('a channel of this application, app.sse.channel(name)', received(channel))
+}
+
+/** @throws SSE_ERR_INVALID_CHANNEL */
+export function checkName (name: unknown): string {
+  if (typeof name === 'string' && name !== '') return name
+  throw new SSE_ERR_INVALID_CHANNEL('a channel of this application or its name, a string that is not empty', received(name))
 }
 
 /** Checks the options of `channel.end()`. @throws SSE_ERR_INVALID_OPTION */

@@ -3,6 +3,7 @@ import type { Mover } from '../delivery/pass.ts'
 import { feed, type SseFeed } from '../stream/feed.ts'
 import { SSE_ERR_CHANNEL_ENDED } from '../errors.ts'
 import type { SseEvent } from '../wire/event.ts'
+import type { PublishFromOptions } from './channel.ts'
 
 /** Events of one source that are published and not acknowledged yet, at most. */
 const IN_FLIGHT = 64
@@ -12,6 +13,43 @@ export interface PublisherHost {
   readonly log: Log<Mover>
   append (name: string, event: SseEvent | string): Promise<string>
   end (name: string, reason: string): Promise<string>
+}
+
+/** The sources that this process publishes. */
+export class Publishers {
+  readonly #host: PublisherHost
+  readonly #running = new Map<Publisher, Promise<unknown>>()
+
+  constructor (host: PublisherHost) { this.#host = host }
+
+  /** Publishes one more. @see Publisher.run */
+  async run (name: string, source: SseFeed, { signal, end = true }: PublishFromOptions): Promise<string> {
+    const publisher = new Publisher(this.#host, name, end)
+    const abort = (): void => publisher.stop('aborted')
+    if (signal?.aborted === true) abort()
+    signal?.addEventListener('abort', abort, { once: true })
+    this.#running.set(publisher, Promise.resolve()) // from the first call of the source on
+    const running = publisher.run(source).finally(() => {
+      signal?.removeEventListener('abort', abort)
+      this.#running.delete(publisher)
+    })
+    this.#running.set(publisher, running)
+    return await running
+  }
+
+  /** How many are members of a channel. */
+  of (name: string): number {
+    let members = 0
+    for (const { name: other, listens } of this.#running.keys()) if (listens && other === name) members++
+    return members
+  }
+
+  /** What settles when each of them is through. */
+  get running (): Array<Promise<unknown>> { return [...this.#running.values()] }
+
+  stop (reason: string): void {
+    for (const publisher of this.#running.keys()) publisher.stop(reason)
+  }
 }
 
 /** Publishes a source to a channel, whoever listens, until it is through, somebody else ends the channel, or it is told to stop. */
@@ -49,10 +87,7 @@ export class Publisher implements Mover {
     const fed = feed(source, {
       get done () { return publisher.#done },
       take: event => this.#take(event),
-      onStop: stop => {
-        if (this.#done) stop()
-        else this.#stopSource = stop
-      }
+      onStop: stop => { this.#stopSource = stop }
     })
     try {
       // A source that was told to stop may never answer.

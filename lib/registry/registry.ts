@@ -3,18 +3,17 @@ import type { FastifyBaseLogger } from 'fastify'
 import { isThenable } from '../checks.ts'
 import { Delivery, type Mover } from '../delivery/pass.ts'
 import { Sweep } from '../delivery/sweep.ts'
-import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
+import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
 import { channelLimits, type ResolvedOptions } from '../options.ts'
-import { kRegistry, isChannel } from '../stream/channel.ts'
 import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { StreamEvents, StreamHost } from '../stream/host.ts'
 import type { Stream } from '../stream/stream.ts'
 import { checkFields, measureEvent, twoArguments, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
-import { ChannelHandle, checkEndOptions, checkPublishFromOptions, type EndOptions, type PublishFromOptions } from './channel.ts'
-import { Publisher } from './publisher.ts'
+import { ChannelHandle, checkEndOptions, checkName, checkPublishFromOptions, namesOf, type EndOptions, type PublishFromOptions } from './channel.ts'
+import { Publishers } from './publisher.ts'
 import type { SseRegistryEvents } from './sse-registry.ts'
 import { makeCounters, type SseStats } from './stats.ts'
 import { Watched } from './watched.ts'
@@ -37,8 +36,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   readonly pieces: Pieces
   readonly sweep: Sweep<Stream>
   readonly counters = makeCounters()
-  /** Sources that are being published. */
-  readonly publishers = new Map<Publisher, Promise<string>>()
+  readonly publishers: Publishers
   /** From preClose on. */
   closing = false
 
@@ -67,6 +65,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
       keeping: () => this.sweep.run(),
       state: error => this.#state(error)
     }, clock)
+    this.publishers = new Publishers({ log: this.log, append: (name, event) => this.append(name, event), end: (name, reason) => this.#end(name, { reason }) })
     this.pieces = new Pieces(this.log, options.parse)
     this.#delivery = new Delivery(this.log, this.pieces)
     this.sweep = new Sweep(() => {
@@ -128,18 +127,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     try {
       if (this.closing) throw new SSE_ERR_CLOSED('publishFrom()')
       if (!isFeed(source)) throw new SSE_ERR_INVALID_SOURCE('publishFrom()', 'the source', 'an iterable or async iterable of events, a Readable or a web stream', received(source))
-      const { signal, end = true } = checkPublishFromOptions(options)
-      const publisher = new Publisher({ log: this.log, append: (name, event) => this.append(name, event), end: (name, reason) => this.#end(name, { reason }) }, name, end)
-      const abort = (): void => publisher.stop('aborted')
-      if (signal?.aborted === true) abort()
-      signal?.addEventListener('abort', abort, { once: true })
-      this.publishers.set(publisher, Promise.resolve('')) // from the first call of the source on
-      const running = publisher.run(source).finally(() => {
-        signal?.removeEventListener('abort', abort)
-        this.publishers.delete(publisher)
-      })
-      this.publishers.set(publisher, running)
-      return await running
+      return await this.publishers.run(name, source, checkPublishFromOptions(options))
     } catch (error) {
       discardFeed(source)
       throw error
@@ -173,9 +161,8 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   // What a handle calls
 
   size (name: string): number {
-    let size = this.log.channels.get(name)?.members.size ?? 0
-    if (size > 0) for (const { name: other, listens } of this.publishers.keys()) if (listens && other === name) size--
-    return size
+    const size = this.log.channels.get(name)?.members.size ?? 0
+    return size === 0 ? 0 : size - this.publishers.of(name)
   }
 
   async recent (name: string, limit = Infinity): Promise<StoredEvent[]> {
@@ -230,18 +217,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     this.announce('close', { stream, ...told })
   }
 
-  namesOf (channels: unknown): string[] {
-    const all: readonly unknown[] = Array.isArray(channels) ? channels : [channels]
-    if (all.length === 0) throw new SSE_ERR_INVALID_CHANNEL('one, or several in an array', 'an empty array')
-    if (all.length === 1) return [this.#nameOf(all[0])]
-    return [...new Set(all.map(one => this.#nameOf(one)))]
-  }
-
-  #nameOf (channel: unknown): string {
-    if (!isChannel(channel)) return checkName(channel)
-    if (channel[kRegistry] === this) return channel.name
-    throw new SSE_ERR_INVALID_CHANNEL('a channel of this application, app.sse.channel(name)', received(channel))
-  }
+  namesOf (channels: unknown): string[] { return namesOf(channels, this) }
 
   checkEvent (event: SseEvent | string): EventFields & { serialized: boolean } {
     const fields = checkFields(event, this.options.serialize)
@@ -290,9 +266,4 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 function hasStream (members: ReadonlySet<Mover>): boolean {
   for (const { reader } of members) if (reader !== undefined) return true
   return false
-}
-
-function checkName (name: unknown): string {
-  if (typeof name === 'string' && name !== '') return name
-  throw new SSE_ERR_INVALID_CHANNEL('a channel of this application or its name, a string that is not empty', received(name))
 }

@@ -25,7 +25,7 @@ export interface FeedTaker {
   readonly done: boolean
   /** Resolves when it can take the next one. */
   take (item: SseEvent | string): Promise<unknown>
-  /** @param stop to be called when it wants no more: tells the feed, without waiting for its answer */
+  /** @param stop to be called when it wants no more from now on: tells the feed, without waiting for its answer */
   onStop (stop: () => void): void
 }
 
@@ -33,14 +33,16 @@ export interface FeedTaker {
 export async function feed (source: SseFeed, taker: FeedTaker): Promise<void> {
   const { next, stop } = open(source)
   let ended = false
-  taker.onStop(() => {
+  const quit = (): void => {
     if (ended) return
     ended = true
     // Told, not waited for: a generator that awaits something answers only then.
     try {
       Promise.resolve(stop()).catch(() => {})
     } catch {} // It is gone either way, and nobody reads it any more.
-  })
+  }
+  taker.onStop(quit)
+  if (taker.done) quit()
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
   let sliceEnd = performance.now() + SLICE
   while (!taker.done) {

@@ -3,7 +3,7 @@ import type { Log } from '../log/log.ts'
 import type { ResolvedOptions } from '../options.ts'
 import type { EventFields, SseEvent } from '../wire/event.ts'
 import type { Pieces } from './pieces.ts'
-import type { GapReason } from './reader.ts'
+import type { GapReason } from './gaps.ts'
 import type { CloseReason, SseStream } from './sse-stream.ts'
 
 /** What is told of streams. */

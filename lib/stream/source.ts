@@ -4,8 +4,7 @@ import { SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import { isThenable } from '../checks.ts'
 import { isChannel, type Channel } from './channel.ts'
 import { discardFeed, feed, isFeed, type SseFeed } from './feed.ts'
-import type { SseStream } from './sse-stream.ts'
-import type { Stream } from './stream.ts'
+import type { CloseReason, SseStream } from './sse-stream.ts'
 
 /** What `reply.sse()` reads events from. */
 export type SseSource<Request = FastifyRequest> =
@@ -20,16 +19,23 @@ export function checkSource (source: unknown): asserts source is SseSource {
   throw new SSE_ERR_INVALID_SOURCE('reply.sse()', 'the source', 'a channel, channels, an iterable or async iterable of events, a Readable, a web stream or a function', received(source))
 }
 
+/** The stream of a source. */
+export interface Fed extends SseStream {
+  source: Source | undefined
+  /** Its source is through: it lives on by its channels. */
+  fed (): void
+  fail (error: unknown): void
+  end (reason: CloseReason): void
+}
+
 /** Channels are joined now, so that nothing is missed while onSend hooks run; anything else starts when the stream opens. */
-export function attachSource (stream: Stream, source: SseSource): void {
+export function attachSource (stream: Fed, source: SseSource): void {
   if (isChannels(source)) {
     stream.subscribe(source)
     return
   }
-  // It may fail before it is read, while onSend hooks run; whoever reads it then gets the error.
-  if (source instanceof Readable) source.on('error', () => {})
-  stream.onClose(() => discardSource(source))
-  stream.onOpen(() => { run(stream, source).catch(error => stream.fail(error)) })
+  stream.source = new Source(source)
+  if (stream.state === 'closed') stream.source.stop()
 }
 
 /** Tells a source that was not started that nobody will read it. */
@@ -37,25 +43,50 @@ export function discardSource (source: unknown): void {
   discardFeed(source)
 }
 
-async function run (stream: Stream, source: Exclude<SseSource, Channel | readonly Channel[]>): Promise<void> {
-  if (typeof source !== 'function') return await read(stream, source)
-  const answer = source(stream)
-  const result = isThenable(answer) ? await answer : answer
-  if (isFeed(result)) {
-    if (stream.state !== 'closed') return await read(stream, result)
-    discardFeed(result)
-  }
-  if (stream.channels.size === 0) stream.end('end')
-  else stream.fed()
-}
+/** What feeds a stream besides its channels: an iterable, or a function. */
+export class Source {
+  /** It is not through. */
+  feeds = true
+  readonly #source: Exclude<SseSource, Channel | readonly Channel[]>
+  #stop: () => void
 
-async function read (stream: Stream, source: SseFeed): Promise<void> {
-  await feed(source, {
-    get done () { return stream.state === 'closed' },
-    take: item => stream.send(item),
-    onStop: stop => stream.onClose(stop)
-  })
-  stream.end('end')
+  constructor (source: Exclude<SseSource, Channel | readonly Channel[]>) {
+    this.#source = source
+    this.#stop = () => discardSource(source)
+    // It may fail before it is read, while onSend hooks run; whoever reads it then gets the error.
+    if (source instanceof Readable) source.on('error', () => {})
+  }
+
+  /** The stream is open. */
+  start (stream: Fed): void {
+    this.#run(stream).catch(error => stream.fail(error))
+  }
+
+  /** The stream is closed. */
+  stop (): void { this.#stop() }
+
+  async #run (stream: Fed): Promise<void> {
+    const source = this.#source
+    if (typeof source !== 'function') return await this.#read(stream, source)
+    const answer = source(stream)
+    const result = isThenable(answer) ? await answer : answer
+    if (isFeed(result)) {
+      if (stream.state !== 'closed') return await this.#read(stream, result)
+      discardFeed(result)
+    }
+    this.feeds = false
+    if (stream.channels.size === 0) stream.end('end')
+    else stream.fed()
+  }
+
+  async #read (stream: Fed, source: SseFeed): Promise<void> {
+    await feed(source, {
+      get done () { return stream.state === 'closed' },
+      take: item => stream.send(item),
+      onStop: stop => { this.#stop = stop }
+    })
+    stream.end('end')
+  }
 }
 
 function isChannels (source: unknown): source is Channel | readonly Channel[] {

@@ -15,6 +15,7 @@ import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
 import { OwnEvents } from './own-events.ts'
 import { PIECE_BYTES } from './pieces.ts'
 import { Reader } from './reader.ts'
+import type { Source } from './source.ts'
 import { checkSubscribeOptions, type CloseReason, type SseOptions, type SseStream, type SubscribeOptions } from './sse-stream.ts'
 
 interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
@@ -66,11 +67,10 @@ export class Stream implements SseStream, Member, OutletOwner {
   #heartbeatDue = false
   #reason: CloseReason | undefined
   #toldOpened = false
-  /** Its source is not through. */
-  feeding = false
-  #startSource: (() => void) | undefined
-  #stopSource: (() => void) | undefined
-  #known: ((nothing: boolean) => void) | undefined
+  /** What feeds it besides its channels. */
+  source: Source | undefined
+  /** Called when it may have become known where its subscriptions start, and when it closes. */
+  onMove: (() => void) | undefined
   #abort: AbortController | undefined
   #closed: Deferred<CloseReason> | undefined
   #room: Deferred<boolean> | undefined
@@ -253,7 +253,7 @@ export class Stream implements SseStream, Member, OutletOwner {
    * @returns whether there is more to write now
    */
   advance (pieces: number): boolean {
-    if (this.#known !== undefined) this.#learn()
+    this.#moved()
     if (this.state !== 'open' || this.blocked) return false
     try {
       return this.#advance(pieces)
@@ -296,7 +296,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       if (--pieces === 0) return !this.blocked
     }
     const { reader } = this
-    const ends = reader!.ended && !this.feeding
+    const ends = reader!.ended && this.source?.feeds !== true
     if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor(this.#outlet!.gzip !== undefined))
     if (ends) this.end('end')
     return false
@@ -361,50 +361,14 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.closed.then(() => signal.removeEventListener('abort', abort))
   }
 
-  /** @param start called when the stream opens */
-  onOpen (start: () => void): void {
-    this.#startSource = start
-    this.feeding = true
+  /** What comes of it belongs to the request, as its onSend hooks do, and not to whoever moves streams. */
+  #moved (): void {
+    if (this.onMove !== undefined) this.#inContext(this.onMove)
   }
 
   /** Its source is through: it lives on by its channels. */
   fed (): void {
-    this.feeding = false
     this.#host.ready(this)
-  }
-
-  /** All of its channels have ended, and have nothing more for this client; undefined while that is not known. */
-  get nothingToCome (): boolean | undefined {
-    const { reader } = this
-    if (this.state === 'closed') return false
-    return reader?.settle() === true ? !reader.owesGaps && reader.ended : undefined
-  }
-
-  /** Calls back once, when `nothingToCome` is known. */
-  whenKnown (known: (nothing: boolean) => void): void {
-    this.#known = known
-    this.#learn()
-  }
-
-  /** Calls back now: the answer takes too long. */
-  stopAsking (): void {
-    this.#known?.(false)
-    this.#known = undefined
-  }
-
-  #learn (): void {
-    const { nothingToCome } = this
-    if (nothingToCome === undefined || this.#known === undefined) return
-    const known = this.#known
-    this.#known = undefined
-    // What comes belongs to the request, as its onSend hooks do, and not to whoever moves streams.
-    this.#inContext(known, nothingToCome)
-  }
-
-  /** @param stop called when the stream closes, at once if it is closed */
-  onClose (stop: () => void): void {
-    if (this.state === 'closed') stop()
-    else this.#stopSource = stop
   }
 
   /**
@@ -433,8 +397,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#makeRoom()
     this.#tellOpened()
     this.#host.ready(this)
-    this.#startSource?.()
-    this.#startSource = undefined
+    if (this.state === 'open') this.source?.start(this)
   }
 
   #tellOpened (): void {
@@ -495,9 +458,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#left(reader?.subscriptions.map(({ log }) => log.name) ?? [])
     if (retry !== undefined) this.#own.add(encodeRetry(retry))
     if (outlet !== undefined) this.#endResponse(outlet, reason)
-    this.#stopSource?.()
-    this.#learn()
-    this.#startSource = this.#stopSource = undefined
+    this.source?.stop()
+    this.#moved()
     this.#room?.resolve(false)
     this.#closed?.resolve(reason)
     this.#abort?.abort(reason)

@@ -8,6 +8,7 @@ export interface Mutation {
 }
 
 const LOG = 'lib/log/log.ts'
+const LOGS = 'lib/log/channel-logs.ts'
 const CHANNEL_LOG = 'lib/log/channel-log.ts'
 const CATCH_UP = 'lib/log/catch-up.ts'
 const STORE = 'lib/log/store.ts'
@@ -15,6 +16,7 @@ const FORGOTTEN = 'lib/log/forgotten.ts'
 const LOG_LIVES = 'lib/log/lives.ts'
 const REDIS_LIVES = 'lib/redis/lives.ts'
 const READER = 'lib/stream/reader.ts'
+const START = 'lib/stream/start.ts'
 const PIECES = 'lib/stream/pieces.ts'
 
 const one = (name: string, mode: string, file: string, text: string, replacement: string): Mutation => ({ name, mode, edits: [{ file, text, replacement }] })
@@ -24,15 +26,15 @@ export const MUTATIONS: readonly Mutation[] = [
   one('head moved by an answer of read', 'hasty', LOG, 'ready: log => host.ready(log)', 'ready: one => { log.head = Math.max(log.head, one.last); host.ready(one) }'),
   one('no hold after broken()', 'cut', READER, 'if (!found || !current) return false', 'if (!found) return false'),
   one('floor ignored', 'del', CATCH_UP, 'const lost = floor > after', 'const lost = false'),
-  one('no gap for a lost range', 'del', READER, "        this.#addGap('reset', log)\n        return { ...subscription", '        return { ...subscription'),
-  one('no gap for what was moved past', 'silent', READER, "if (lacked <= this.position) this.#addGap('reset', log)", ''),
-  one('no overrun gap', 'trim', READER, "      this.#addGap('overrun', log)\n", ''),
+  one('no gap for a lost range', 'del', READER, "        this.#gaps.add('reset', log)\n        return { ...subscription, from: log.base", '        return { ...subscription, from: log.base'),
+  one('no gap for what was moved past', 'silent', READER, "if (lacked <= this.position) this.#gaps.add('reset', log)", ''),
+  one('no overrun gap', 'trim', READER, "      this.#gaps.add('overrun', log)\n", ''),
   one('no read after mended()', 'cut', LOG, '      this.#distrust(log)\n      this.#catchUp?.load(log)\n', '      log.current = true\n'),
   {
     name: 'mended() taken for what is not watched yet',
     mode: 'hasty',
     edits: [
-      { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' }, // so that more is watched
+      { file: LOGS, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' }, // so that more is watched
       { file: LOG, text: '      this.#distrust(log)\n      this.#catchUp?.load(log)\n', replacement: '      this.#distrust(log)\n      log.watched = true\n      this.#catchUp?.load(log)\n' }
     ]
   },
@@ -57,15 +59,15 @@ export const MUTATIONS: readonly Mutation[] = [
   one('forgotten channels begin anew', 'memoryBytes', FORGOTTEN, 'if (last === undefined) return', 'if (last !== undefined) return'),
   one('evicted while a filter runs', 'memoryFilters', STORE, '    if (this.frozen) {\n', '    if (this.bytes < 0) {\n'),
 
-  one('older entries not read', 'calm', READER, '? place! >= log.base : log.events >= wanted(log, resume)) return true', '? true : log.events >= wanted(log, resume)) return true'),
-  one('a read of older entries lost with its connection', 'hasty', READER, ' || (!resume.older.done && resume.older !== log.askingOlder)', ''),
-  one('a cursor newer than the head is unknown', 'hasty', READER, 'if (mayBeNewer)', 'if (place === -1)'),
+  one('older entries not read', 'calm', START, '? place! >= channel.base : channel.events', '? true : channel.events'),
+  one('a read of older entries lost with its connection', 'hasty', START, ' || (!this.#older.done && this.#older !== channel.askingOlder)', ''),
+  one('a cursor newer than the head is unknown', 'hasty', START, 'if (mayBeNewer)', 'if (place === -1)'),
   {
     name: 'a life that began elsewhere is unknown',
     mode: 'planned',
     edits: [
       { file: 'test/simulation/server.ts', text: 'die (notice = 300)', replacement: 'die (notice = 1_000)' }, // so that more come before it is known
-      { file: READER, text: 'resume.cursor !== null && this.#log.lives.isUnknown(resume.cursor)', replacement: 'false' }
+      { file: START, text: 'cursor !== null && this.#log.lives.isUnknown(cursor)', replacement: 'false' }
     ]
   },
   one('what went out repeated after going back', 'calm', READER, 'seen: Math.max(subscription.seen, stood)', 'seen: subscription.seen'),
@@ -73,21 +75,21 @@ export const MUTATIONS: readonly Mutation[] = [
     name: 'ages by the clock of another server believed',
     mode: 'planned',
     edits: [
-      { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' },
+      { file: LOGS, text: 'const LINGER = 30_000', replacement: 'const LINGER = 500' },
       { file: CATCH_UP, text: '    log.aside = []\n    log.born = -Infinity\n', replacement: '    log.aside = []\n' }
     ]
   },
   one('a channel that was read goes back', 'calm', CHANNEL_LOG, '!this.current && !this.watched && ', '!this.current && '),
   one('what came after it was joined taken for older', 'calm', CATCH_UP, 'now - age + 1 <= log.born', 'now - age <= log.born + 2_000'),
   one('no fresh cursor after going back', 'calm', READER, 'return this.cursor < this.#reached', 'return false'),
-  one('no gap for a channel joined late', 'calm', READER, 'cursor !== null || late', 'cursor !== null'),
-  one('no gap for an expired cursor', 'trim', READER, "      this.#addGap('expired', log)\n", ''),
-  one('no gap for an unknown cursor', 'foreign', READER, "      this.#addGap('unknown', log)\n", ''),
+  one('no gap for a channel joined late', 'calm', START, 'cursor !== null || late', 'cursor !== null'),
+  one('no gap for an expired cursor', 'trim', START, "      gaps.add('expired', channel)\n", ''),
+  one('no gap for an unknown cursor', 'foreign', START, "      gaps.add('unknown', channel)\n", ''),
   one('a gap for what a faster process had sent', 'cut', READER, 'const from = Math.max(after, subscription.from)', 'const from = after'),
-  one('no gap for what was evicted before the start', 'burstTrim', READER, 'if (cursor === null && !late && head < log.base)', 'if (place === -1)'),
-  one('what was published since it was joined left out', 'calm', READER, 'return Math.min(from, Math.max(head, log.base))', 'return from'),
-  one('several rewinds begin at the newest of them', 'calm', READER, 'start = Math.min(start, from)', 'start = stood === Infinity && start !== Infinity ? Math.max(start, from) : Math.min(start, from)'),
-  one('a rewind reaches over a loss', 'suffix', READER, "if (cursor === null && index < log.events && log.at(index).seq <= this.#log.lives.edge) this.#addGap('reset', log)", ''),
+  one('no gap for what was evicted before the start', 'burstTrim', START, 'if (cursor === null && !late && head < channel.base)', 'if (place === -1)'),
+  one('what was published since it was joined left out', 'calm', START, 'return Math.min(after, Math.max(head, channel.base))', 'return after'),
+  one('several rewinds begin at the newest of them', 'calm', READER, 'least = Math.min(least, from)', 'least = stood === Infinity && least !== Infinity ? Math.max(least, from) : Math.min(least, from)'),
+  one('a rewind reaches over a loss', 'suffix', START, "if (cursor === null && index < channel.events && channel.at(index).seq <= this.#log.lives.edge) gaps.add('reset', channel)", ''),
 
   one('a full piece steps over an event', 'calm', PIECES, 'return piece(item.seq - 1, true)', 'return piece(item.seq, true)'),
   one('an event of two channels twice', 'calm', PIECES, 'next[i]!++\n', 'next[i]!++; if (i > 0) continue\n'),
@@ -97,8 +99,8 @@ export const MUTATIONS: readonly Mutation[] = [
 /** Limits of the code made so small that runs meet them. They must change nothing. */
 export const SMALL: readonly Edit[] = [
   { file: CATCH_UP, text: 'const MAX_ASIDE = 1_000', replacement: 'const MAX_ASIDE = 2' },
-  { file: LOG, text: 'const A_SWEEP = 10_000', replacement: 'const A_SWEEP = 2' },
-  { file: LOG, text: 'const LINGER = 30_000', replacement: 'const LINGER = 2_000' },
+  { file: LOGS, text: 'const A_SWEEP = 10_000', replacement: 'const A_SWEEP = 2' },
+  { file: LOGS, text: 'const LINGER = 30_000', replacement: 'const LINGER = 2_000' },
   { file: STORE, text: 'const LEAST_ROOM = 128', replacement: 'const LEAST_ROOM = 2' },
   { file: STORE, text: 'const LEAST_ROOM_BYTES = 4 * 1024 * 1024', replacement: 'const LEAST_ROOM_BYTES = 1' },
   { file: FORGOTTEN, text: 'const REMEMBERED = 10_000', replacement: 'const REMEMBERED = 1' },

@@ -1,4 +1,4 @@
-import type { Gap } from '../../lib/stream/reader.ts'
+import type { Gap } from '../../lib/stream/gaps.ts'
 import type { Fact, Truth } from './truth.ts'
 import type { World } from './world.ts'
 

@@ -139,7 +139,7 @@ export class Stream implements Member {
 
   /** It waits for an answer, which wakes it, though the head may have come to its place meanwhile. */
   get #asks (): boolean {
-    return this.reader.subscriptions.some(({ resume }) => resume?.question !== undefined && resume.question.newest === undefined)
+    return this.reader.subscriptions.some(({ start }) => start?.asks === true)
   }
 
   get #mayMove (): boolean {
