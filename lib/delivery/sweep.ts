@@ -3,8 +3,6 @@ const SHORTEST_PERIOD = 10
 
 /** What is swept: a stream, until its response is done. */
 export interface Swept {
-  /** The shortest of its limits, in ms; Infinity: none. */
-  readonly shortestLimit: number
   /** @param now ms, of performance.now() */
   sweep (now: number): void
 }
@@ -14,25 +12,20 @@ export interface Swept {
  * a second, or more often where a limit is so short that it would be missed by more than a tenth.
  */
 export class Sweep<T extends Swept> {
-  readonly swept: ReadonlySet<T>
-  readonly #swept = new Set<T>()
+  /** Ended, and not flushed. */
+  readonly ending = new Set<T>()
+  readonly #streams: ReadonlySet<T>
   readonly #look: () => boolean
   #period = LONGEST_PERIOD
   #timer: NodeJS.Timeout | undefined
 
-  /** @param look called before the streams, at each look; false: there is nothing else to look at */
-  constructor (look: () => boolean) {
+  /**
+   * @param streams those that have not ended
+   * @param look called before the streams, at each look; false: there is nothing else to look at
+   */
+  constructor (streams: ReadonlySet<T>, look: () => boolean) {
+    this.#streams = streams
     this.#look = look
-    this.swept = this.#swept
-  }
-
-  add (swept: T): void {
-    this.#swept.add(swept)
-    this.run(swept.shortestLimit)
-  }
-
-  delete (swept: T): void {
-    this.#swept.delete(swept)
   }
 
   /** Looks from now on, as often as this limit needs, in ms. */
@@ -53,7 +46,8 @@ export class Sweep<T extends Swept> {
   #sweep (): void {
     const more = this.#look()
     const now = performance.now()
-    for (const swept of this.#swept) swept.sweep(now)
-    if (!more && this.#swept.size === 0) this.stop()
+    for (const swept of this.#streams) swept.sweep(now)
+    for (const swept of this.ending) swept.sweep(now)
+    if (!more && this.#streams.size === 0 && this.ending.size === 0) this.stop()
   }
 }

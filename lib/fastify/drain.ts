@@ -39,7 +39,7 @@ export async function drain (registry: Registry, sockets: ReadonlyMap<string, So
   publishers.stop('closed')
   for (const stream of streams) if (stream.state === 'open') stream.drain()
   // Those too that ended a moment ago and are not flushed.
-  const waiting = [...sweep.swept]
+  const waiting = [...sweep.ending]
   if (await within(timeout, [...waiting.map(({ done }) => done), ...publishers.running])) return
   for (const stream of waiting) stream.destroy()
   for (const socket of taken) socket?.destroy()

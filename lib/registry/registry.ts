@@ -68,7 +68,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     this.publishers = new Publishers({ log: this.log, append: (name, event) => this.append(name, event), end: (name, reason) => this.#end(name, { reason }) })
     this.pieces = new Pieces(this.log, options.parse)
     this.#delivery = new Delivery(this.log, this.pieces)
-    this.sweep = new Sweep(() => {
+    this.sweep = new Sweep(this.streams, () => {
       this.#delivery.tick()
       return this.log.sweep()
     })
@@ -204,11 +204,12 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   tick (): void { this.#delivery.tick() }
   ready (stream: Stream): void { this.#delivery.stream(stream) }
   quiet (stream: Stream): void { this.#delivery.quiet(stream) }
-  opened (stream: Stream): void { this.sweep.add(stream) }
-  gone (stream: Stream): void { this.sweep.delete(stream) }
+  opened (stream: Stream): void { this.sweep.run(stream.shortestLimit) }
+  gone (stream: Stream): void { this.sweep.ending.delete(stream) }
 
-  closed (stream: Stream): void {
+  closed (stream: Stream, flushing: boolean): void {
     this.streams.delete(stream)
+    if (flushing) this.sweep.ending.add(stream)
     this.#keeper.left(stream)
   }
 

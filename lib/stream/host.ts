@@ -42,9 +42,9 @@ export interface StreamHost<S extends SseStream> {
   ready (stream: S): void
   /** A heartbeat is due: one of the next passes visits the stream. */
   quiet (stream: S): void
-  /** It has a response: it is swept from now on, until `gone`. */
   opened (stream: S): void
-  closed (stream: S): void
+  /** @param flushing its response has an end to send, until `gone` */
+  closed (stream: S, flushing: boolean): void
   gone (stream: S): void
   /** @throws SSE_ERR_INVALID_CHANNEL */
   namesOf (channels: unknown): string[]

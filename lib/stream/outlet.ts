@@ -64,7 +64,7 @@ export class Outlet {
     const { socket } = response
     socket.cork()
     response.flushHeaders()
-    this.#send(first)
+    this.#send(first, 1)
     socket.uncork()
   }
 
@@ -76,8 +76,9 @@ export class Outlet {
     this.#send(frame)
   }
 
-  #send (frame: Frame): void {
-    const socket = this.#socket()
+  /** @param corks how often the socket is corked by us */
+  #send (frame: Frame, corks = 0): void {
+    const socket = this.#socket(corks)
     if (socket === undefined) this.#writeTo(this.#response, frame.body)
     else this.#writeTo(socket, frame.chunk)
   }
@@ -93,11 +94,11 @@ export class Outlet {
    * The socket, where writing a whole chunk to it is the same as response.write() and costs a third less. Looked up at each write:
    * a pipelined request has none at first, and somebody may have replaced response.write.
    */
-  #socket (): Socket | undefined {
+  #socket (corks = 0): Socket | undefined {
     if (!this.#native) return undefined
     const response = this.#response as ServerResponse
     const { socket } = response
-    return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === 0 &&
+    return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === corks &&
       response.write === ServerResponse.prototype.write
       ? socket
       : undefined

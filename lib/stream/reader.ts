@@ -186,6 +186,11 @@ export class Reader<M extends Member> {
   /** It went back, and has caught up: the client must not come back with an old cursor. */
   get owesCursor (): boolean { return this.cursor < this.#reached }
 
+  /** It has something to write. Where that is not known yet, whoever finds it out wakes the stream. */
+  get behind (): boolean {
+    return this.settle() && (this.owesGaps || !this.#primed || this.position < this.#log.head || this.owesCursor || this.ended)
+  }
+
   /** All of its channels have ended, and it has got all that they had. */
   get ended (): boolean {
     return this.subscriptions.length > 0 && this.subscriptions.every(({ log, start }) => start === undefined && log.ended && log.current && log.last <= this.position)

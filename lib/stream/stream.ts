@@ -191,7 +191,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.reader ??= new Reader<Stream>(log, pieces, this, this.lastEventId)
     const joined = this.reader.join(names, { lastEventId, rewind, filter: filter && (event => this.#inContext(filter, event)) })
     this.#host.counters.subscriptions += joined.length
-    this.#host.ready(this)
+    if (this.state === 'open') this.#host.ready(this)
     // Last: a listener may subscribe, unsubscribe or close the stream.
     this.#inContext(() => { for (const channel of joined) this.#host.announce('subscribe', { channel, stream: this }) })
     return this
@@ -330,10 +330,11 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#host.ready(this)
   }
 
-  /** Called by the sweep, from the opening to the end of the response. */
+  /** Called by the sweep, up to the end of the response. */
   sweep (now: number): void {
     const { heartbeatInterval, stallTimeout } = this.#host.options
-    const outlet = this.#outlet!
+    const outlet = this.#outlet
+    if (outlet === undefined) return // its hooks are running
     const stalled = stallTimeout > 0 && now - outlet.waitingSince >= stallTimeout
     if (this.state === 'closed') {
       if (stalled) outlet.destroy()
@@ -396,7 +397,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     }
     this.#makeRoom()
     this.#tellOpened()
-    this.#host.ready(this)
+    if (this.reader?.behind === true) this.#host.ready(this)
     if (this.state === 'open') this.source?.start(this)
   }
 
@@ -451,7 +452,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (outlet?.blocked === true) host.counters.blocked--
     this.state = 'closed'
     this.#reason = reason
-    host.closed(this)
+    host.closed(this, outlet !== undefined && reason !== 'client')
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     const { reader } = this
     for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)

@@ -24,9 +24,25 @@ function timers (t: Test): { periods: () => number[], pass: () => void, set: () 
   }
 }
 
-function swept (shortestLimit: number): Swept & { times: number[] } {
+interface Limited extends Swept { limit: number }
+
+function swept (limit: number): Limited & { times: number[] } {
   const times: number[] = []
-  return { shortestLimit, times, sweep: now => { times.push(now) } }
+  return { limit, times, sweep: now => { times.push(now) } }
+}
+
+/** A sweep, with what opens and is gone, as a registry does it. */
+function sweeping (look: () => boolean): { sweep: Sweep<Limited>, add: (one: Limited) => void, remove: (one: Limited) => void } {
+  const streams = new Set<Limited>()
+  const sweep = new Sweep(streams, look)
+  return {
+    sweep,
+    add: one => {
+      streams.add(one)
+      sweep.run(one.limit)
+    },
+    remove: one => { streams.delete(one) }
+  }
 }
 
 /** In place of what is kept besides the streams: there is nothing. */
@@ -34,10 +50,10 @@ const nothingElse = (): boolean => false
 
 t.test('one timer serves all, once a second', async t => {
   const { periods, pass, set } = timers(t)
-  const sweep = new Sweep(nothingElse)
+  const { add } = sweeping(nothingElse)
   t.same(periods(), [], 'none before there is anything to sweep')
   const some = [15_000, 120_000, 10_000, Infinity].map(swept)
-  for (const one of some) sweep.add(one)
+  for (const one of some) add(one)
   t.same(periods(), [1_000])
   t.equal(set(), 1)
   pass()
@@ -48,9 +64,9 @@ t.test('one timer serves all, once a second', async t => {
 t.test('it looks ten times within a limit that is short, and not more often than every 10 ms', async t => {
   const { periods } = timers(t)
   for (const [limit, period] of [[9_999, 999.9], [5_000, 500], [200, 20], [100, 10], [50, 10], [1, 10]] as const) {
-    const sweep = new Sweep(nothingElse)
+    const { sweep, add } = sweeping(nothingElse)
     const one = swept(limit)
-    sweep.add(one)
+    add(one)
     t.same(periods(), [period], `a limit of ${limit} ms`)
     sweep.stop()
   }
@@ -58,9 +74,9 @@ t.test('it looks ten times within a limit that is short, and not more often than
 
 t.test('a shorter limit that comes later makes it look more often, a longer one changes nothing', async t => {
   const { periods, set } = timers(t)
-  const sweep = new Sweep(nothingElse)
+  const { add } = sweeping(nothingElse)
   for (const [limit, period] of [[60_000, 1_000], [2_000, 200], [5_000, 200], [Infinity, 200], [1_000, 100]] as const) {
-    sweep.add(swept(limit))
+    add(swept(limit))
     t.same(periods(), [period])
   }
   t.equal(set(), 3)
@@ -68,28 +84,28 @@ t.test('a shorter limit that comes later makes it look more often, a longer one 
 
 t.test('the timer stops at the first look after the last one is gone, and starts anew with its own limit', async t => {
   const { periods, pass } = timers(t)
-  const sweep = new Sweep(nothingElse)
+  const { add, remove } = sweeping(nothingElse)
   const short = swept(100)
   const long = swept(60_000)
-  sweep.add(short)
-  sweep.add(long)
-  sweep.delete(short)
+  add(short)
+  add(long)
+  remove(short)
   pass()
   t.equal(periods().length, 1)
-  sweep.delete(long)
-  sweep.delete(long)
-  sweep.delete(swept(5))
+  remove(long)
+  remove(long)
+  remove(swept(5))
   pass()
   t.same(periods(), [])
   t.equal(long.times.length, 1)
-  sweep.add(long)
+  add(long)
   t.same(periods(), [1_000])
 })
 
 t.test('it looks for as long as something else is kept, without anything to sweep', async t => {
   const { periods, pass } = timers(t)
   let looks = 0
-  const sweep = new Sweep(() => ++looks < 3)
+  const { sweep } = sweeping(() => ++looks < 3)
   sweep.run()
   t.same(periods(), [1_000])
   sweep.run()
@@ -103,30 +119,36 @@ t.test('it looks for as long as something else is kept, without anything to swee
 
 t.test('stopped, it looks no more', async t => {
   const { periods } = timers(t)
-  const sweep = new Sweep(() => true)
-  sweep.add(swept(100))
+  const { sweep, add } = sweeping(() => true)
+  add(swept(100))
   sweep.stop()
   sweep.stop()
   t.same(periods(), [])
 })
 
-t.test('the same one added twice is swept once', async t => {
-  const { pass } = timers(t)
-  const sweep = new Sweep(nothingElse)
+t.test('what has ended is swept until it is flushed, and the timer goes on for it', async t => {
+  const { periods, pass } = timers(t)
+  const { sweep, add, remove } = sweeping(nothingElse)
   const one = swept(1_000)
-  sweep.add(one)
-  sweep.add(one)
+  add(one)
+  remove(one)
+  sweep.ending.add(one)
   pass()
   t.equal(one.times.length, 1)
+  t.equal(periods().length, 1)
+  sweep.ending.delete(one)
+  pass()
+  t.equal(one.times.length, 1)
+  t.same(periods(), [])
 })
 
 t.test('it tells before it sweeps, and sweeps all with the same time', async t => {
   const { pass } = timers(t)
   const told: string[] = []
-  const sweep = new Sweep(() => { told.push('before'); return false })
+  const { add } = sweeping(() => { told.push('before'); return false })
   const begin = performance.now()
   const some = [swept(1_000), swept(2_000)]
-  for (const one of some) sweep.add({ shortestLimit: one.shortestLimit, sweep: now => { told.push('sweep'); one.sweep(now) } })
+  for (const one of some) add({ limit: one.limit, sweep: now => { told.push('sweep'); one.sweep(now) } })
   pass()
   t.same(told, ['before', 'sweep', 'sweep'])
   const [time] = some[0]!.times
@@ -136,11 +158,11 @@ t.test('it tells before it sweeps, and sweeps all with the same time', async t =
 
 t.test('what is deleted while it sweeps is not swept any more, and the others are', async t => {
   const { pass } = timers(t)
-  const sweep = new Sweep(nothingElse)
+  const { add, remove } = sweeping(nothingElse)
   const last = swept(1_000)
   const later = swept(1_000)
-  const first: Swept = { shortestLimit: 1_000, sweep: () => { sweep.delete(first); sweep.delete(later) } }
-  for (const one of [first, later, last]) sweep.add(one)
+  const first: Limited = { limit: 1_000, sweep: () => { remove(first); remove(later) } }
+  for (const one of [first, later, last]) add(one)
   pass()
   pass()
   t.equal(later.times.length, 0)
@@ -150,13 +172,13 @@ t.test('what is deleted while it sweeps is not swept any more, and the others ar
 t.test('its timer keeps no process alive', async t => {
   const alive = (): number => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
   const before = alive()
-  const sweep = new Sweep(nothingElse)
+  const { sweep, add } = sweeping(nothingElse)
   const one = swept(50)
-  sweep.add(one)
+  add(one)
   t.equal(alive(), before)
-  sweep.add(swept(Infinity))
+  add(swept(Infinity))
   const shorter = swept(10)
-  sweep.add(shorter)
+  add(shorter)
   t.equal(alive(), before, 'nor that of a shorter limit')
   await until(() => shorter.times.length >= 3 && one.times.length >= 3, 'three looks')
   t.ok(shorter.times[2]! > shorter.times[0]!, 'though it runs')

@@ -35,6 +35,16 @@ t.test('what is sent before the head has left arrives after it', async t => {
   t.ok(data(client).indexOf('1') < data(client).indexOf('2'))
 })
 
+t.test('the first event and those that follow go to the socket as whole chunks, and not through response.write(), which costs half as much again', async t => {
+  const writes = t.capture(http.ServerResponse.prototype, 'write', http.ServerResponse.prototype.write)
+  const { drive, a } = await start(t)
+  const { client, stream } = await drive(stream => stream.subscribe(a))
+  stream.send('1')
+  a.publish('2')
+  await client.first(2)
+  t.same(writes(), [])
+})
+
 t.test('own events go between channel events, each kind in order', async t => {
   const { drive, a } = await start(t)
   const { client, stream } = await drive(stream => stream.subscribe(a))
