@@ -144,7 +144,7 @@ export interface Receiver {
   /**
    * All channels are watched whose `watch` has resolved, and `read()` speaks of the same data. It does not wait for others: while new ones
    * come without end, it would never come.
-   * @param lives oldest first, the present one last; it extends what was told before
+   * @param lives oldest first, the present one last; it extends what was told before, and may have lost the oldest: what is kept of those counts as gone
    * @param head a sequence number that was the newest after everything was watched that was watched before `broken()`
    */
   mended (lives: readonly Life[], head: number): void

@@ -24,6 +24,8 @@ export interface CatchUpHost<M extends Member> {
   /** The present life of a backplane that is in reach. */
   readonly life: string | undefined
   readonly head: number
+  /** What lies up to here counts as gone. */
+  readonly floor: number
   item (entry: Entry, time: number): Item
   take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void
   ready (log: ChannelLog<M>): void
@@ -107,7 +109,8 @@ export class CatchUp<M extends Member> {
     })
   }
 
-  #answered (log: ChannelLog<M>, { entries, floor, last, ended, cut = false }: Kept): void {
+  #answered (log: ChannelLog<M>, kept: Kept): void {
+    const { entries, floor, last, ended, cut = false } = this.#known(kept)
     const now = this.#clock.now()
     // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
     // Ages are whole ms of the server's clock: of another server's they say nothing.
@@ -132,6 +135,13 @@ export class CatchUp<M extends Member> {
     log.ended = ended || (log.ended && last <= after)
     if (log.last > this.#host.head) this.#ahead.add(log)
     this.#store.trim(log, now)
+  }
+
+  /** Without what is of no life that is known. */
+  #known (kept: Kept): Kept {
+    const { floor } = this.#host
+    const { entries } = kept
+    return entries.length === 0 || entries[0]!.seq > floor ? kept : { ...kept, entries: entries.filter(({ seq }) => seq > floor), floor: Math.max(kept.floor, floor), cut: true }
   }
 
   #push (log: ChannelLog<M>, item: Item): void {
@@ -171,7 +181,8 @@ export class CatchUp<M extends Member> {
     }, again)
   }
 
-  #putInFront (log: ChannelLog<M>, { entries, floor }: Kept): void {
+  #putInFront (log: ChannelLog<M>, kept: Kept): void {
+    const { entries, floor } = this.#known(kept)
     if (floor >= log.base) return
     const now = this.#clock.now()
     const { maxAge } = log.limits

@@ -16,6 +16,9 @@ export class Lives {
   /** Where the present life began. */
   get start (): number { return this.#lives.at(-1)?.start ?? 0 }
 
+  /** What lies up to here counts as gone: it is of no life that is known, and could not be named as it was. */
+  get floor (): number { return this.#lives[0]?.start ?? 0 }
+
   /** Below this nothing can be proved: acknowledged entries were lost. */
   get edge (): number { return this.#lives.findLast(({ broken }) => broken)?.start ?? 0 }
 

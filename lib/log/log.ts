@@ -68,6 +68,7 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#catchUp = new CatchUp<M>(shared, this.store, clock, {
       get life () { return log.#life },
       get head () { return log.head },
+      get floor () { return log.lives.floor },
       item: (entry, time) => this.#item(entry, time),
       take: (log, item, prev, now) => this.#take(log, item, prev, now),
       ready: log => host.ready(log)
@@ -191,7 +192,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** What is kept of a channel, for those who are not subscribed. @param newest so many at most, the newest last */
   async kept (name: string, newest: number): Promise<readonly Entry[]> {
-    if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries
+    if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries.filter(({ seq }) => seq > this.lives.floor)
     const log = this.channels.get(name)
     if (log === undefined) return []
     this.store.trim(log, this.#clock.now())
@@ -222,6 +223,7 @@ export class Log<M extends Member = Member> implements Receiver {
     const first = this.lives.id === undefined
     this.lives = new Lives(lives)
     this.head = first ? head : Math.max(this.head, head)
+    for (const log of this.channels.values()) this.store.evict(log, this.lives.floor)
     if (first) this.#logs.begin(head)
     this.#goOn()
   }

@@ -66,6 +66,14 @@ export class Store {
 
   #chain ({ value }: Item): Chain { return value ? this.#values : this.#events }
 
+  /** Evicts of a log what lies up to a place. */
+  evict (log: ChannelLog<any>, seq: number): void {
+    while (log.events > 0 && log.oldest!.seq <= seq) {
+      this.free(log.shift())
+      log.cut = true
+    }
+  }
+
   /** Empties a log: all that is held lies after `base` from now on. */
   empty (log: ChannelLog<any>, base: number): void {
     while (log.events > 0) this.free(log.shift())
@@ -104,9 +112,8 @@ export class Store {
         const log = this.#logs.get(name)
         if (log === undefined || item.seq <= log.base) continue
         // What was read later, but is older, goes with it. The backplane may still have both.
-        while (log.events > 0 && log.oldest!.seq <= item.seq) this.free(log.shift())
+        this.evict(log, item.seq)
         log.bottom = false
-        log.cut = true
       }
     }
   }

@@ -2,10 +2,12 @@ import type { Life, Place } from '../log/backplane.ts'
 
 /** Lives for which a process remembers what it has seen. */
 const REMEMBERED = 16
+/** So many lives later it is settled what was of one: half of what the table holds, or evidence of a life that has left it would prove a loss. */
+const SETTLED = 128
 
 /**
  * What this process knows of the lives of the log: their table as Redis told it last, and the evidence of what it has seen in them, by
- * which a loss is proved. Evidence is never dropped because it was used: an old primary may go on to acknowledge after the mark.
+ * which a loss is proved. Evidence is not dropped because it was used: an old primary may go on to acknowledge after the mark.
  */
 export class Lives {
   #table: readonly Life[] = []
@@ -51,6 +53,7 @@ export class Lives {
     const old = this.#table
     this.#table = table
     for (const { id } of table) this.#ever.add(id)
+    for (const { id, end } of table.slice(0, -SETTLED)) if (this.#evidence.get(id)! <= end) this.#evidence.delete(id)
     if (old.length === 0) return false
     const at = table.findIndex(({ id }) => id === old.at(-1)!.id)
     if (at < 0) return true

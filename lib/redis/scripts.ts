@@ -29,7 +29,7 @@ local function begin(run, broken, above)
   -- No suffix that was lost, on this server or another, reaches up to it.
   if seq or above > 0 then start = math.max(seq or 0, above) + 4294967296 + tonumber(id:sub(33), 16) end
   lives = lives .. (lives ~= '' and text(seq) .. ' ' or '') .. id:sub(1, 10) .. ' ' .. text(start) .. (broken and ' 1 ' or ' 0 ')
-  if select(2, lives:gsub(' ', '')) > 1023 then lives = lives:gsub('^%S+ %S+ %S+ %S+ ', '', 1) end  -- 256 lives, or entries that are kept might outlive the name of theirs
+  if select(2, lives:gsub(' ', '')) > 1023 then lives = lives:gsub('^%S+ %S+ %S+ %S+ ', '', 1) end  -- 256 lives: what is left of the oldest one counts as gone
   redis.call('HSET', HASH, 'run', run, 'life', id:sub(1, 10), 'seq', text(start), 'lives', lives)
   if not seq then redis.call('HSET', HASH, 'forgotten', text(start)) end
 end
@@ -189,19 +189,16 @@ local run = identity()
 local h = redis.call('HMGET', HASH, 'run', 'seq')
 if h[1] ~= run or not tonumber(h[2]) then begin(run, false, 0) end
 h = redis.call('HMGET', HASH, 'seq', 'lives', 'lost')
-local ends, least, count = {}, -1, 0
-for id, start, _, last in (h[2] .. h[1]):gmatch('(%S+) (%S+) (%S+) (%S+)') do
+local ends = {}
+for id, _, _, last in (h[2] .. h[1]):gmatch('(%S+) (%S+) (%S+) (%S+)') do
   ends[id] = tonumber(last)
-  count = count + 1
-  if count == 1 then least = tonumber(start) end
 end
-if count < 256 then least = -1 end  -- else what lies below was in the table, once
 local notes, noted, above = h[3] or '', {}, 0
 for life, seq in notes:gmatch('(%S+) (%S+)') do noted[life] = math.max(noted[life] or 0, tonumber(seq)) end
 local news = ''
 for i = 1, #ARGV, 2 do
   local life, seq = ARGV[i], tonumber(ARGV[i + 1])
-  if seq > (ends[life] or least) and not ((noted[life] or -1) >= seq) then
+  if seq > (ends[life] or -1) and not ((noted[life] or -1) >= seq) then
     news = news .. ' ' .. life .. ' ' .. ARGV[i + 1]
     above = math.max(above, seq)
   end

@@ -6,6 +6,7 @@ import t, { type Test } from 'tap'
 import { redisBackplane, type RedisBackplaneOptions, type RedisClient } from '../../lib/redis/index.ts'
 import { parseCursor } from '../../lib/log/cursor.ts'
 import type { SharedBackplane } from '../../lib/log/backplane.ts'
+import { build } from '../client.ts'
 import { entry, pause, Recorder, until } from '../log/backplane-contract.ts'
 import { Proxy } from './redis-proxy.ts'
 import { freePort, noRedis, RedisServer } from './redis-server.ts'
@@ -375,7 +376,7 @@ t.test('an end of an earlier life keeps its cursor', { skip: noRedis }, async t 
   t.equal(await second.append(entry('again', { kind: 'end' })), cursor)
 })
 
-t.test('the table of lives is bounded: what a process saw in one that fell out of it is no proof of a loss', { skip: noRedis }, async t => {
+t.test('the table of lives is bounded: what a process saw in one that has left it while the process was away counts as lost', { skip: noRedis }, async t => {
   const server = await RedisServer.start(t)
   const proxy = await Proxy.start(t, server.port)
   const [backplane, receiver] = await opened(t, template(proxy.port))
@@ -388,5 +389,38 @@ t.test('the table of lives is bounded: what a process saw in one that fell out o
   await until('it is back', () => receiver.story !== 'mended broken')
   t.equal(receiver.story, 'mended broken restarted', 'it cannot tell that the table goes on from its own')
   t.equal(receiver.lives.length, 256)
-  t.notOk(receiver.lives.some(({ broken }) => broken), 'and nobody else is told of a loss')
+  t.same(receiver.lives.map(({ broken }, i) => broken && i), [...Array(255).fill(false), 255], 'and everybody else is told: it cannot be proved that nothing is lost')
+})
+
+t.test('what a process saw in a life that leaves the table while the process is there is settled, and no proof of a loss', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const [backplane, receiver] = await opened(t, template(server.port))
+  const early = await backplane.append(entry('a'))
+  const before = receiver.lives[0]!.id
+  for (let lives = 1; lives < 300; lives += 60) {
+    for (let i = 0; i < 60; i++) await anotherLife(t, server)
+    const mended = receiver.count('mended')
+    await backplane.append(entry('a')).catch(() => {}) // it finds out
+    await until('it is back', () => receiver.count('mended') > mended)
+  }
+  t.equal(receiver.lives.length, 256)
+  t.notOk(receiver.lives.some(({ id, broken }) => broken || id === before))
+  t.notMatch(receiver.story, 'restarted')
+  t.ok(early.startsWith(before))
+})
+
+t.test('what is kept of a life that has left the table counts as gone: it could not be named as before', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const app = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  const old = await app.sse.publish('a', 'old')
+  await app.close()
+  await server.command('HSET', '{sse}', 'run', 'another')
+  const next = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  const named = await next.sse.publish('a', 'new')
+  t.same((await next.sse.channel('a').history()).map(({ id }) => id), [old, named])
+  await next.close()
+  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
+  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  const last = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  t.same((await last.sse.channel('a').history()).map(({ id }) => id), [named])
 })

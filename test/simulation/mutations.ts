@@ -19,6 +19,14 @@ const READER = 'lib/stream/reader.ts'
 const START = 'lib/stream/start.ts'
 const PIECES = 'lib/stream/pieces.ts'
 
+const SERVER = 'test/simulation/server.ts'
+
+/** The table of lives holds so few that some leave it: whoever was away for longer is told of a loss, though there was none. */
+export const FEW_LIVES: readonly Edit[] = [
+  { file: SERVER, text: 'const LIVES = 256', replacement: 'const LIVES = 3' },
+  { file: REDIS_LIVES, text: 'const SETTLED = 128', replacement: 'const SETTLED = 2' }
+]
+
 const one = (name: string, mode: string, file: string, text: string, replacement: string): Mutation => ({ name, mode, edits: [{ file, text, replacement }] })
 
 export const MUTATIONS: readonly Mutation[] = [
@@ -43,6 +51,16 @@ export const MUTATIONS: readonly Mutation[] = [
   one('a cursor from before a loss', 'suffix', LOG_LIVES, '&& !this.#lives.some(({ broken }, j) => broken && j > i)', ''),
   one('evidence of a loss not told', 'suffix', REDIS_LIVES, 'const seen = this.#evidence.get(life)', 'if (seq > 0) return\n    const seen = this.#evidence.get(life)'),
   one('a loss not seen in the table', 'split', REDIS_LIVES, 'return table.slice(at + 1).some(({ broken }) => broken)', 'return false'),
+  {
+    name: 'what is kept outlives the name of its life',
+    mode: 'losses',
+    edits: [...FEW_LIVES, { file: LOG_LIVES, text: 'return this.#lives[0]?.start ?? 0 }\n\n  /** Below', replacement: 'return 0 }\n\n  /** Below' }]
+  },
+  {
+    name: 'what was seen in a life that has left the table taken for kept',
+    mode: 'everything',
+    edits: [...FEW_LIVES, { file: SERVER, text: '(ends.get(life) ?? -1)', replacement: '(ends.get(life) ?? hash.lives[0]!.start)' }]
+  },
   one('restarted not told to streams', 'suffix', LOG, 'for (const member of members) member.restarted()', ''),
   one('what is heard during a read not kept', 'cut', CATCH_UP, 'log.aside.push({ item, prev })', ''),
   one('an entry of several channels put in copy by copy', 'calm', LOG, 'if (log !== undefined) this.#take(log, item, prevs?.[i], now)', 'if (log !== undefined && item.seq > log.last) { this.#take(log, item, prevs?.[i], now); break }'),
@@ -66,7 +84,7 @@ export const MUTATIONS: readonly Mutation[] = [
     name: 'a life that began elsewhere is unknown',
     mode: 'planned',
     edits: [
-      { file: 'test/simulation/server.ts', text: 'die (notice = 300)', replacement: 'die (notice = 1_000)' }, // so that more come before it is known
+      { file: SERVER, text: 'die (notice = 300)', replacement: 'die (notice = 1_000)' }, // so that more come before it is known
       { file: START, text: 'cursor !== null && this.#log.lives.isUnknown(cursor)', replacement: 'false' }
     ]
   },

@@ -4,6 +4,8 @@ import type { World } from './world.ts'
 
 /** No suffix that was lost reaches over this, into the next life. */
 const JUMP = 2 ** 32
+/** Lives that the table holds. */
+const LIVES = 256
 /** ms after which a channel whose entries have expired may be forgotten. */
 const FORGET_AFTER = 2_500
 
@@ -156,6 +158,7 @@ export class Server {
     const start = hash === undefined && above === 0 ? 0 : Math.max(hash?.seq ?? 0, above) + JUMP + Math.floor(world.random() * 2 ** 36)
     const lives = (hash?.lives ?? []).map((life, i, { length }) => i === length - 1 ? { ...life, end: hash!.seq } : life)
     lives.push({ id, start, end: Infinity, broken })
+    if (lives.length > LIVES) lives.shift()
     this.data.hash = {
       run: this.run,
       seq: start,

@@ -1,6 +1,6 @@
 import { test } from 'tap'
 import { MODES } from './modes.ts'
-import { SMALL } from './mutations.ts'
+import { FEW_LIVES, SMALL } from './mutations.ts'
 import { simulate } from './simulate.ts'
 import { Workshop } from './variant.ts'
 
@@ -27,6 +27,13 @@ test('the limits of the code made so small that they are met change nothing', { 
   t.teardown(() => workshop.close())
   const small = await workshop.make(SMALL)
   for (const mode of Object.keys(MODES)) t.equal(await firstFailure(small, mode, SMALL_SEEDS), undefined, mode)
+})
+
+test('what leaves the table of lives is never lost in silence', { timeout: 300_000 }, async t => {
+  const workshop = new Workshop()
+  t.teardown(() => workshop.close())
+  const few = await workshop.make(FEW_LIVES)
+  for (const mode of ['failover', 'split', 'failback', 'lag', 'losses', 'everything', 'flushes']) t.equal(await firstFailure(few, mode, SEEDS), undefined, mode)
 })
 
 test('a seed gives the same run again', async t => {
