@@ -465,7 +465,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#closed?.resolve(reason)
     this.#abort?.abort(reason)
     if (outlet !== undefined) this.#tellClosed(reason)
-    this.reader = undefined
+    // Whoever keeps a closed stream keeps neither of them.
+    this.reader = this.source = undefined
   }
 
   #endResponse (outlet: Outlet, reason: CloseReason): void {
