@@ -26,6 +26,12 @@ interface Subscription<M extends Member> extends Want<M> {
   readonly start: Start<M> | undefined
 }
 
+/**
+ * Of each channel, what the last stream wants that came to it alone, without a filter. Streams that want the same share the objects that say so:
+ * a pass over thousands finds them in the processor's cache.
+ */
+const LAST = new WeakMap<ChannelLog<any>, ReadonlyArray<Subscription<any>>>()
+
 /** A stream's place in the log: its subscriptions, its position, and what it must be told. */
 export class Reader<M extends Member> {
   /** Everything up to here was offered to the stream. */
@@ -95,19 +101,26 @@ export class Reader<M extends Member> {
     if (subscriptions.length === 0) return false
     let found = true
     let current = true
-    for (const { log, start } of subscriptions) {
+    let starts = false
+    let lost = false
+    // One walk: this is called for each write.
+    for (const subscription of subscriptions) {
+      const { log, start } = subscription
       current &&= log.current
-      if (start !== undefined && !start.find()) found = false
+      if (start === undefined) lost ||= this.#lost(subscription)
+      else {
+        starts = true
+        if (!start.find()) found = false
+      }
     }
     if (!found || !current) return false
-    this.#start()
-    this.#findLosses()
+    if (starts) this.#start()
+    if (starts || lost) this.#findLosses()
     return true
   }
 
   /** Where the joined channels start, and with them the stream. */
   #start (): void {
-    if (this.subscriptions.every(({ start }) => start === undefined)) return
     const stays = this.#started && this.subscriptions.some(({ start }) => start === undefined)
     const stood = stays ? this.position : Infinity
     let least = stood
@@ -127,14 +140,25 @@ export class Reader<M extends Member> {
     if (least < furthest) this.#reached = Math.max(this.#reached, furthest)
     this.position = least
     this.#started = true
+    this.#share()
+  }
+
+  #share (): void {
+    const [one] = this.subscriptions as [Subscription<M>]
+    if (this.subscriptions.length > 1 || one.filter !== undefined) return
+    const last = LAST.get(one.log) as typeof this.subscriptions | undefined
+    if (last?.[0]!.from === one.from && last[0].seen === one.seen) this.subscriptions = last
+    else LAST.set(one.log, this.subscriptions)
+  }
+
+  #lost ({ log, from }: Subscription<M>): boolean {
+    return this.position < log.base && from < log.base && !log.limits.latest
   }
 
   /** What it stands at was evicted, or was never here. It goes on in the middle of the log: at the edge it would fall off again at once. */
   #findLosses (): void {
-    const lost = ({ log, from }: Subscription<M>): boolean => Math.max(from, this.position) < log.base && !log.limits.latest
-    if (!this.subscriptions.some(lost)) return
     this.subscriptions = this.subscriptions.map(subscription => {
-      if (!lost(subscription)) return subscription
+      if (!this.#lost(subscription)) return subscription
       const { log, from } = subscription
       if (Math.max(from, this.position) < log.lostTo) {
         this.#gaps.add('reset', log)
@@ -167,7 +191,7 @@ export class Reader<M extends Member> {
 
   /** Takes one step towards the head; undefined when it stands there, or cannot be moved. `settle` comes first. */
   step (gzip?: Gzip): Step | undefined {
-    if (this.subscriptions.length === 0 || this.position >= this.#log.head) return undefined
+    if (this.subscriptions.length === 0 || this.atHead) return undefined
     const wants = this.subscriptions
     const piece = this.#pieces.get(wants, this.position, this.#log.head, gzip)
     this.position = piece.next
@@ -176,6 +200,8 @@ export class Reader<M extends Member> {
     if (piece.events > 0) this.cursor = piece.cursor
     return piece
   }
+
+  get atHead (): boolean { return this.position >= this.#log.head }
 
   /** The newest cursor, for a stream that stands at the head. */
   freshCursor (compressed = false): Frame {
@@ -188,7 +214,7 @@ export class Reader<M extends Member> {
 
   /** It has something to write. Where that is not known yet, whoever finds it out wakes the stream. */
   get behind (): boolean {
-    return this.settle() && (this.owesGaps || !this.#primed || this.position < this.#log.head || this.owesCursor || this.ended)
+    return this.settle() && (this.owesGaps || !this.#primed || !this.atHead || this.owesCursor || this.ended)
   }
 
   /** All of its channels have ended, and it has got all that they had. */

@@ -292,8 +292,10 @@ export class Stream implements SseStream, Member, OutletOwner {
         this.#events += step.events
         this.#host.counters.delivered += step.events
         this.#write(step.frame, true)
+        if (this.#reason !== undefined || this.blocked) return false
       }
-      if (--pieces === 0) return !this.blocked
+      if (--pieces === 0) return true
+      if (reader.atHead) break
     }
     const { reader } = this
     const ends = reader!.ended && this.source?.feeds !== true
