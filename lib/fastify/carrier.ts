@@ -71,8 +71,10 @@ export class Carrier {
     return this
   }
 
+  /** Whoever destroys it once it is piped has no use for what comes: the connection breaks, as it would for any payload. */
   destroy (): this {
     this.#stream.end('client')
+    this.#stream.destroy()
     return this
   }
 }

@@ -25,7 +25,7 @@ export interface CatchUpHost<M extends Member> {
   readonly life: string | undefined
   readonly head: number
   /** What lies up to here counts as gone. */
-  readonly floor: number
+  floorOf (log: ChannelLog<M>): number
   item (entry: Entry, time: number): Item
   take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void
   ready (log: ChannelLog<M>): void
@@ -90,7 +90,7 @@ export class CatchUp<M extends Member> {
   load (log: ChannelLog<M>): void {
     if (log.current || log.asking !== undefined || !log.watched || this.#host.life === undefined) return
     const asking = log.asking = { again: false }
-    this.#shared.read(log.name, log.last, undefined, this.#store.room).then(kept => {
+    this.#read(log, log.last).then(kept => {
       if (log.asking !== asking) return
       if (kept.life !== this.#host.life) return this.#loadLater(log, asking)
       log.asking = undefined
@@ -101,6 +101,14 @@ export class CatchUp<M extends Member> {
     }, () => this.#loadLater(log, asking))
   }
 
+  /** Reads without what counts as gone. */
+  async #read (log: ChannelLog<M>, after: number): Promise<Kept> {
+    const kept = await this.#shared.read(log.name, after, undefined, this.#store.room)
+    const floor = this.#host.floorOf(log)
+    const { entries } = kept
+    return entries.length === 0 || entries[0]!.seq > floor ? kept : { ...kept, entries: entries.filter(({ seq }) => seq > floor), floor: Math.max(kept.floor, floor), cut: true }
+  }
+
   #loadLater (log: ChannelLog<M>, asking: object): void {
     this.#later(() => {
       if (log.asking !== asking) return
@@ -109,8 +117,7 @@ export class CatchUp<M extends Member> {
     })
   }
 
-  #answered (log: ChannelLog<M>, kept: Kept): void {
-    const { entries, floor, last, ended, cut = false } = this.#known(kept)
+  #answered (log: ChannelLog<M>, { entries, floor, last, ended, cut = false }: Kept): void {
     const now = this.#clock.now()
     // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
     // Ages are whole ms of the server's clock: of another server's they say nothing.
@@ -135,13 +142,6 @@ export class CatchUp<M extends Member> {
     log.ended = ended || (log.ended && last <= after)
     if (log.last > this.#host.head) this.#ahead.add(log)
     this.#store.trim(log, now)
-  }
-
-  /** Without what is of no life that is known. */
-  #known (kept: Kept): Kept {
-    const { floor } = this.#host
-    const { entries } = kept
-    return entries.length === 0 || entries[0]!.seq > floor ? kept : { ...kept, entries: entries.filter(({ seq }) => seq > floor), floor: Math.max(kept.floor, floor), cut: true }
   }
 
   #push (log: ChannelLog<M>, item: Item): void {
@@ -169,7 +169,7 @@ export class CatchUp<M extends Member> {
   #sendOlder (log: ChannelLog<M>, asking: Older): void {
     const { base } = log
     const again = (): void => this.#later(() => { if (log.askingOlder === asking) this.#sendOlder(log, asking) })
-    this.#shared.read(log.name, 0, undefined, this.#store.room).then(kept => {
+    this.#read(log, 0).then(kept => {
       if (log.askingOlder !== asking) return
       // What was evicted here meanwhile must be in the answer, or it would be a hole.
       if (kept.life !== this.#host.life || (log.base !== base && kept.last < log.base)) return again()
@@ -181,8 +181,7 @@ export class CatchUp<M extends Member> {
     }, again)
   }
 
-  #putInFront (log: ChannelLog<M>, kept: Kept): void {
-    const { entries, floor } = this.#known(kept)
+  #putInFront (log: ChannelLog<M>, { entries, floor }: Kept): void {
     if (floor >= log.base) return
     const now = this.#clock.now()
     const { maxAge } = log.limits

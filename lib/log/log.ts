@@ -68,7 +68,7 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#catchUp = new CatchUp<M>(shared, this.store, clock, {
       get life () { return log.#life },
       get head () { return log.head },
-      get floor () { return log.lives.floor },
+      floorOf: ({ limits }) => this.#floor(limits),
       item: (entry, time) => this.#item(entry, time),
       take: (log, item, prev, now) => this.#take(log, item, prev, now),
       ready: log => host.ready(log)
@@ -86,6 +86,9 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** The present life of a backplane that is in reach. */
   get #life (): string | undefined { return this.#up ? this.lives.id : undefined }
+
+  /** What lies up to here counts as gone; of a channel of values the newest counts all the same, by whatever name. */
+  #floor ({ latest }: ChannelLimits): number { return latest ? 0 : this.lives.floor }
 
   cursorAt (seq: number): string { return this.lives.cursorAt(seq) }
 
@@ -192,7 +195,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** What is kept of a channel, for those who are not subscribed. @param newest so many at most, the newest last */
   async kept (name: string, newest: number): Promise<readonly Entry[]> {
-    if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries.filter(({ seq }) => seq > this.lives.floor)
+    if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries.filter(({ seq }) => seq > this.#floor(this.#options.limits(name)))
     const log = this.channels.get(name)
     if (log === undefined) return []
     this.store.trim(log, this.#clock.now())
@@ -223,7 +226,7 @@ export class Log<M extends Member = Member> implements Receiver {
     const first = this.lives.id === undefined
     this.lives = new Lives(lives)
     this.head = first ? head : Math.max(this.head, head)
-    for (const log of this.channels.values()) this.store.evict(log, this.lives.floor)
+    for (const log of this.channels.values()) this.store.evict(log, this.#floor(log.limits))
     if (first) this.#logs.begin(head)
     this.#goOn()
   }

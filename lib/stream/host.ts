@@ -43,7 +43,7 @@ export interface StreamHost<S extends SseStream> {
   /** A heartbeat is due: one of the next passes visits the stream. */
   quiet (stream: S): void
   opened (stream: S): void
-  /** @param flushing its response has an end to send, until `gone` */
+  /** @param flushing its response is open, until `gone`: whoever said that the client left may be mistaken */
   closed (stream: S, flushing: boolean): void
   gone (stream: S): void
   /** @throws SSE_ERR_INVALID_CHANNEL */

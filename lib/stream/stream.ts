@@ -454,7 +454,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (outlet?.blocked === true) host.counters.blocked--
     this.state = 'closed'
     this.#reason = reason
-    host.closed(this, outlet !== undefined && reason !== 'client')
+    host.closed(this, outlet !== undefined)
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     const { reader } = this
     for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)

@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import http from 'node:http'
+import { PassThrough, type Readable } from 'node:stream'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import t from 'tap'
@@ -157,3 +158,20 @@ async function child (setup: string): Promise<void> {
   for (const request of requests) request.destroy()
   for (const fn of undo) await fn()
 }
+
+t.test('a hook that keeps the payload and destroys it while it is sent breaks the connection, and the application closes', async t => {
+  for (const how of ['as it is', 'through a transform'] as const) {
+    const app = await build(t)
+    app.get('/', {
+      onSend: async (request, reply, payload) => {
+        const source = payload as unknown as Readable
+        setTimeout(() => source.destroy(), 20)
+        return how === 'as it is' ? payload : source.pipe(new PassThrough())
+      }
+    }, (request, reply) => reply.sse(app.sse.channel('a')))
+    const client = await connect(await listen(app))
+    await until(() => client.closed === 'aborted', `the connection breaks, ${how}`)
+    await until(() => app.sse.stats().streams === 0)
+    await within(app.close(), 'app.close()')
+  }
+})

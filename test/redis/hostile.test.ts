@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { redisBackplane, type RedisBackplaneOptions, type RedisClient } from '../../lib/redis/index.ts'
 import { parseCursor } from '../../lib/log/cursor.ts'
 import type { SharedBackplane } from '../../lib/log/backplane.ts'
-import { build } from '../client.ts'
+import { build, connect, listen } from '../client.ts'
 import { entry, pause, Recorder, until } from '../log/backplane-contract.ts'
 import { Proxy } from './redis-proxy.ts'
 import { freePort, noRedis, RedisServer } from './redis-server.ts'
@@ -423,4 +423,51 @@ t.test('what is kept of a life that has left the table counts as gone: it could 
   await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
   const last = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
   t.same((await last.sse.channel('a').history()).map(({ id }) => id), [named])
+  last.get('/', (request, reply) => reply.sse(last.sse.channel('a'), { rewind: Infinity }))
+  const url = await listen(last)
+  for (const who of ['the first one', 'one that comes while it listens']) {
+    const client = await connect(url)
+    t.same((await client.first(1)).map(({ data }) => data), ['new'], who)
+    t.match(client.gaps, [{ reason: 'expired', channels: ['a'] }], 'it does not take what is left for the whole')
+  }
+})
+
+t.test('where a process listens already when the rest of a channel is asked for, what counts as gone is missed as well', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const first = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  await first.sse.publish('a', 'old')
+  await first.close()
+  await server.command('HSET', '{sse}', 'run', 'another')
+  const app = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  await app.sse.publish('a', 'new')
+  await app.close()
+  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
+  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  const last = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
+  last.get('/', (request, reply) => reply.sse(last.sse.channel('a')))
+  last.get('/all', (request, reply) => reply.sse(last.sse.channel('a'), { rewind: Infinity }))
+  const url = await listen(last)
+  const live = await connect(url)
+  await until('it listens', () => live.lastEventId !== '')
+  const client = await connect(url + '/all')
+  await client.first(1)
+  t.match(client.gaps, [{ reason: 'expired', channels: ['a'] }])
+})
+
+t.test('of a channel of values the newest one counts, though its life has left the table', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const history = { channel: () => ({ latest: true }) }
+  const app = await build(t, { history, backplane: redisBackplane({ client: template(server.port) }) })
+  await app.sse.publish('v', 'value')
+  await app.close()
+  await server.command('HSET', '{sse}', 'run', 'another')
+  await anotherLife(t, server)
+  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
+  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  const last = await build(t, { history, backplane: redisBackplane({ client: template(server.port) }) })
+  last.get('/', (request, reply) => reply.sse(last.sse.channel('v')))
+  const client = await connect(await listen(last))
+  t.same((await client.first(1)).map(({ data }) => data), ['value'])
+  t.equal((await last.sse.channel('v').history()).length, 1)
+  t.same(client.gaps, [])
 })
