@@ -21,6 +21,15 @@ export class Gaps {
     else channels.add(name)
   }
 
+  /** Another cursor takes the place of one that was not good, before anybody was told. */
+  dropCursor (name: string): void {
+    for (const reason of ['expired', 'unknown'] as const) {
+      const channels = this.#due?.get(reason)
+      if (channels?.delete(name) === true && channels.size === 0) this.#due!.delete(reason)
+    }
+    if (this.#due?.size === 0) this.#due = undefined
+  }
+
   take (): Gap[] {
     const due = [...this.#due ?? []].map(([reason, channels]) => ({ reason, channels: [...channels] }))
     this.#due = undefined

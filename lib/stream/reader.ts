@@ -74,6 +74,7 @@ export class Reader<M extends Member> {
           next[i] = { ...next[i]!, filter, from: Math.max(next[i]!.from, next[i]!.seen, this.position) }
           continue
         }
+        if (chosen) this.#gaps.dropCursor(name)
         const log = this.#log.join(name, this.#member)
         next[i < 0 ? next.length : i] = { log, from: Infinity, seen: 0, filter, start: new Start(this.#log, log, { cursor, rewind, late }) }
         if (i < 0) joined.push(name)

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { blocks, until } from '../client.ts'
+import { blocks, build, connect, listen, until } from '../client.ts'
 import { data, numbers, settled, start, turn } from './driving.ts'
 
 // Last-Event-ID
@@ -444,4 +444,24 @@ t.test('a gap that is due while the socket is full names no channel that was lef
   await publish('b', 'news')
   await until(() => data(driven.client).includes('news'))
   t.same(driven.client.gaps, [])
+})
+
+t.test('a cursor that is not good is not told of once another one takes its place, or none', async t => {
+  const app = await build(t)
+  const [a, b] = [app.sse.channel('a'), app.sse.channel('b')]
+  const cursor = await a.publish('1')
+  await a.publish('2')
+  app.get('/', (request, reply) => reply.sse([a, b]))
+  let again: string | null = cursor
+  app.sse.on('open', ({ stream }) => { stream.subscribe(a, { lastEventId: again }) })
+  const url = await listen(app)
+  const client = await connect(url, { lastEventId: 'of-another-log-1' })
+  t.same((await client.first(1)).map(({ data }) => data), ['2'])
+  t.match(client.gaps, [{ reason: 'unknown', channels: ['b'] }], 'of the other channel it is told')
+  again = null
+  const other = await connect(url, { lastEventId: 'of-another-log-1' })
+  await until(() => other.gaps.length > 0)
+  await a.publish('3')
+  t.same((await other.first(1)).map(({ data }) => data), ['3'])
+  t.match(other.gaps, [{ reason: 'unknown', channels: ['b'] }])
 })
