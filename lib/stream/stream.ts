@@ -9,6 +9,7 @@ import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
 import type { ChannelOrName } from './channel.ts'
+import { Closing, defer, type Deferred } from './closing.ts'
 import { Gzip } from './gzip.ts'
 import type { StreamHost } from './host.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
@@ -17,14 +18,6 @@ import { PIECE_BYTES } from './pieces.ts'
 import { Reader } from './reader.ts'
 import type { Source } from './source.ts'
 import { checkSubscribeOptions, type CloseReason, type SseOptions, type SseStream, type SubscribeOptions } from './sse-stream.ts'
-
-interface Deferred<T> { promise: Promise<T>, resolve: (value: T) => void }
-
-function defer<T> (): Deferred<T> {
-  let resolve!: (value: T) => void
-  const promise = new Promise<T>(_resolve => { resolve = _resolve })
-  return { promise, resolve }
-}
 
 const YES = Promise.resolve(true)
 const NO = Promise.resolve(false)
@@ -65,17 +58,13 @@ export class Stream implements SseStream, Member, OutletOwner {
   #lastWrite = 0
   /** The next pass sends a heartbeat, if it has nothing else to send. */
   #heartbeatDue = false
-  #reason: CloseReason | undefined
+  readonly #closing = new Closing()
   #toldOpened = false
   /** What feeds it besides its channels. */
   source: Source | undefined
   /** Called when it may have become known where its subscriptions start, and when it closes. */
   onMove: (() => void) | undefined
-  #abort: AbortController | undefined
-  #closed: Deferred<CloseReason> | undefined
   #room: Deferred<boolean> | undefined
-  #done: Deferred<void> | undefined
-  #isDone = false
 
   constructor (host: StreamHost<Stream>, { request, response, key, lastEventId, options }: StreamInit) {
     this.#host = host
@@ -107,24 +96,13 @@ export class Stream implements SseStream, Member, OutletOwner {
     return compression(this.#options.compress, this.#host.options.compress)
   }
 
-  get signal (): AbortSignal {
-    this.#abort ??= new AbortController()
-    if (this.#reason !== undefined) this.#abort.abort(this.#reason)
-    return this.#abort.signal
-  }
-
-  get closed (): Promise<CloseReason> {
-    this.#closed ??= defer()
-    if (this.#reason !== undefined) this.#closed.resolve(this.#reason)
-    return this.#closed.promise
-  }
-
+  get signal (): AbortSignal { return this.#closing.signal }
+  get closed (): Promise<CloseReason> { return this.#closing.closed }
   /** Resolves when the response is closed. */
-  get done (): Promise<void> {
-    this.#done ??= defer()
-    if (this.#isDone) this.#done.resolve()
-    return this.#done.promise
-  }
+  get done (): Promise<void> { return this.#closing.done }
+
+  /** As a question of its own: whatever a stream calls may close it. */
+  get #isClosed (): boolean { return this.state === 'closed' }
 
   #inContext<Args extends unknown[], T> (call: (...args: Args) => T, ...args: Args): T {
     return this.#context.runInAsyncScope(call, undefined, ...args)
@@ -160,7 +138,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       this.end('overflow')
       return NO
     }
-    if (this.#reason !== undefined) return NO // something that a hook put in between closed it
+    if (this.#isClosed) return NO // something that a hook put in between closed it
     if (this.state === 'open' && !this.blocked) return YES
     this.#room ??= defer()
     return this.#room.promise
@@ -268,7 +246,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       const reader = this.reader?.settle() === true ? this.reader : undefined
       if (reader !== undefined) {
         this.#tellGaps(reader)
-        if (this.#reason !== undefined) return false // a listener of 'gap' closed it
+        if (this.#isClosed) return false // a listener of 'gap' closed it
         // After its own events: a client that drops before it comes back without it, and gets its snapshot again.
         const prime = reader.takePrime()
         if (prime !== undefined) this.#own.wrap('', encodeCursor(prime))
@@ -286,13 +264,13 @@ export class Stream implements SseStream, Member, OutletOwner {
         return false
       }
       const step = reader.step(this.#outlet!.gzip)
-      if (this.#reason !== undefined) return false // a filter closed it
+      if (this.#isClosed) return false // a filter closed it
       if (step === undefined) break
       if (step.frame !== undefined) {
         this.#events += step.events
         this.#host.counters.delivered += step.events
         this.#write(step.frame, true)
-        if (this.#reason !== undefined || this.blocked) return false
+        if (this.#isClosed || this.blocked) return false
       }
       if (--pieces === 0) return true
       if (reader.atHead) break
@@ -382,7 +360,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
     const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.compressionFailed), this)
-    if (this.state === 'closed') return BROKEN_OFF.includes(this.#reason!) ? outlet.destroy() : outlet.end(this.#own.text)
+    if (this.state === 'closed') return BROKEN_OFF.includes(this.#closing.reason!) ? outlet.destroy() : outlet.end(this.#own.text)
     this.#host.tick()
     this.state = 'open'
     this.#outlet = outlet
@@ -453,7 +431,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     const host = this.#host
     if (outlet?.blocked === true) host.counters.blocked--
     this.state = 'closed'
-    this.#reason = reason
+    this.#closing.reason = reason
     host.closed(this, outlet !== undefined)
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     const { reader } = this
@@ -464,8 +442,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.source?.stop()
     this.#moved()
     this.#room?.resolve(false)
-    this.#closed?.resolve(reason)
-    this.#abort?.abort(reason)
+    this.#closing.tell(reason)
     if (outlet !== undefined) this.#tellClosed(reason)
     // Whoever keeps a closed stream keeps neither of them.
     this.reader = this.source = undefined
@@ -492,8 +469,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   #gone (): void {
     this.end('client')
     this.#host.gone(this)
-    this.#isDone = true
-    this.#done?.resolve()
+    this.#closing.finish()
   }
 
   /** Breaks the connection, without waiting for what is not flushed. */

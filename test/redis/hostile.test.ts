@@ -365,6 +365,12 @@ async function anotherLife (t: Test, server: RedisServer): Promise<void> {
   await backplane.close()
 }
 
+/** As when 256 more have begun. */
+async function dropOldestLife (server: RedisServer): Promise<void> {
+  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
+  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+}
+
 t.test('an end of an earlier life keeps its cursor', { skip: noRedis }, async t => {
   const server = await RedisServer.start(t)
   const [first] = await opened(t, template(server.port))
@@ -419,8 +425,7 @@ t.test('what is kept of a life that has left the table counts as gone: it could 
   const named = await next.sse.publish('a', 'new')
   t.same((await next.sse.channel('a').history()).map(({ id }) => id), [old, named])
   await next.close()
-  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
-  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  await dropOldestLife(server)
   const last = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
   t.same((await last.sse.channel('a').history()).map(({ id }) => id), [named])
   last.get('/', (request, reply) => reply.sse(last.sse.channel('a'), { rewind: Infinity }))
@@ -441,8 +446,7 @@ t.test('where a process listens already when the rest of a channel is asked for,
   const app = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
   await app.sse.publish('a', 'new')
   await app.close()
-  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
-  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  await dropOldestLife(server)
   const last = await build(t, { backplane: redisBackplane({ client: template(server.port) }) })
   last.get('/', (request, reply) => reply.sse(last.sse.channel('a')))
   last.get('/all', (request, reply) => reply.sse(last.sse.channel('a'), { rewind: Infinity }))
@@ -462,8 +466,7 @@ t.test('of a channel of values the newest one counts, though its life has left t
   await app.close()
   await server.command('HSET', '{sse}', 'run', 'another')
   await anotherLife(t, server)
-  const lives = (await server.command('HGET', '{sse}', 'lives')).split('\r\n')[1]!
-  await server.command('HSET', '{sse}', 'lives', lives.split(' ').slice(4).join(' '))
+  await dropOldestLife(server)
   const last = await build(t, { history, backplane: redisBackplane({ client: template(server.port) }) })
   last.get('/', (request, reply) => reply.sse(last.sse.channel('v')))
   const client = await connect(await listen(last))
