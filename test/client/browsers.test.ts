@@ -23,7 +23,7 @@ const EXPECTED: Record<string, Record<Kind, Outcome>> = {
 }
 
 /** ms: longer than any browser waits before it comes back. */
-const PATIENCE = 12_000
+const PATIENCE = 20_000
 
 function outcome ({ told }: Case): Outcome {
   if (told.some(({ type }) => type === 'sse.gap')) return 'told'

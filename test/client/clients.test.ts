@@ -9,6 +9,7 @@ import { createEventSource } from 'eventsource-client'
 import t, { type Test } from 'tap'
 import { EventSource as Undici } from 'undici'
 import { SseClient } from '../../lib/client/index.ts'
+import { until } from '../client.ts'
 import { DRIVERS } from './drivers.ts'
 import { EVENTSOURCE, EventSource, skip as noEventSource } from './newer.ts'
 import { pause } from './server.ts'
@@ -19,7 +20,7 @@ const require = createRequire(import.meta.url)
 const version = (name: string): string => /^\d+\.\d+/.exec(JSON.parse(readFileSync(fileURLToPath(new URL(`../../node_modules/${name}/package.json`, import.meta.url)), 'utf8')).version)![0]
 const { EventSource: LaunchDarkly } = require('launchdarkly-eventsource') as { EventSource: new (url: string, options: object) => { addEventListener (type: string, listen: (event: any) => void): void, onerror: unknown, close (): void } }
 
-interface Asked { request: IncomingMessage, response: ServerResponse, at: number, body: string, stream (text: string): void }
+interface Asked { request: IncomingMessage, response: ServerResponse, at: number, body: string, stream (text: string): void, /** Resolves when the client has told of an event with this data, or is too late with it. */ heard (data: string): Promise<unknown> }
 interface Told { type: string, data: string }
 interface Options { headers?: Record<string, string>, method?: string, body?: string, isDead?: boolean }
 /** A connection that a client is watched on, and how it is made. */
@@ -29,7 +30,7 @@ const FIRST = 'retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n'
 const then = (what: (asked: Asked) => unknown, next = (asked: Asked, n: number): void => asked.stream('data: b\n\n')) => (asked: Asked, n: number): void => {
   if (n > 0) return next(asked, n)
   asked.stream(FIRST)
-  setTimeout(() => what(asked), 150)
+  asked.heard('a').then(() => what(asked)) // what was not read yet may be dropped when the connection breaks
 }
 const cut = ({ response }: Asked): unknown => response.destroy()
 const refuse = (status: number, headers = {}) => then(cut, (asked, n) => {
@@ -45,9 +46,10 @@ const cases = (): Record<string, Case> => Object.fromEntries(Object.entries({
   429: { answer: refuse(429, { 'retry-after': '2' }) },
   502: { answer: refuse(502) },
   retry: {
-    answer: then(({ response }) => {
-      response.write(`retry: ${RETRY}\n\n`)
-      setTimeout(() => response.destroy(), 50)
+    answer: then(async ({ response, heard }) => {
+      response.write(`retry: ${RETRY}\ndata: r\n\n`)
+      await heard('r')
+      response.destroy()
     })
   },
   gap: { answer: then(({ response }) => response.write('event: sse.gap\ndata: {}\n\n')) },
@@ -207,7 +209,8 @@ async function serve (t: Test, it: Case): Promise<string> {
       const stream = (text: string): void => {
         response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', ...(it.options?.isDead && { 'sse-heartbeat': '300' }) }).write(text)
       }
-      const asked = { request, response, at, body, stream }
+      const heard = (data: string): Promise<unknown> => until(() => it.told.some(one => one.data === data)).catch(() => {})
+      const asked = { request, response, at, body, stream, heard }
       it.answer(asked, it.asked.push(asked) - 1)
     }
   })
@@ -223,6 +226,7 @@ for (const { name, start, skip = false, dead = 'yes' } of CLIENTS) {
     const all = cases()
     const started = await Promise.all(Object.values(all).map(async one => Object.assign(one, { url: await serve(t, one) })))
     await start(t, started)
+    await until(() => started.every(({ told }) => told.some(({ data }) => data === 'a')), 'the first event of each')
     await pause(PATIENCE) // most of them stop, and a stop shows by nothing else
     const cells = row(all, dead)
     t.comment(`| ${[name, ...cells].join(' | ')} |`)

@@ -24,11 +24,10 @@ t.test('a stream that ended is made again after the time that the server said, w
 })
 
 t.test('a block that has an id alone fires nothing, and moves the position: it is sent when the connection comes again, and read from the client', { buffered }, async t => {
-  const { url, asked } = await serve(t, (one, n) => {
-    one.stream(n === 0 ? 'id: 1\ndata: a\n\nid: 2\n\nid: 3\n' : 'data: b\n\n')
-    if (n === 0) setTimeout(() => one.response.destroy(), 20)
-  })
+  const { url, asked } = await serve(t, (one, n) => one.stream(n === 0 ? 'id: 1\ndata: a\n\nid: 2\n\nid: 3\n' : 'data: b\n\n'))
   const { data, source } = observe(t, url, FAST)
+  await soon(() => data.length === 1, 'the first event')
+  asked[0]!.response.destroy()
   await soon(() => data.length === 2, 'the second connection', 6_000)
   t.equal(asked[1]!.headers['last-event-id'], '2', 'and an id whose block was never complete does not count')
   t.equal(source.lastEventId, '2')
@@ -123,9 +122,9 @@ t.test('sse.end, then a cut: the next answer of 204 closes, with no error of its
     }
     one.stream(['retry: 5\n\n' + END + 'data: more\n\n', END, END][n]!)
     if (n === 0) one.response.end()
-    else setTimeout(() => one.response.destroy(), 10)
   })
   const { source, errors } = observe(t, url, FAST)
+  source.addEventListener('sse.end', () => asked.length > 1 && asked.at(-1)!.response.destroy())
   await soon(() => source.readyState === SseClient.CLOSED, 'the end')
   t.same(errors.map(({ code }) => code), ['ended', 'cut', 'cut'])
   t.equal(asked.length, 4)

@@ -8,6 +8,7 @@ import { networkInterfaces, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { build } from 'esbuild'
+import { until } from '../client.ts'
 
 interface Test { teardown: (fn: () => unknown) => void }
 
@@ -16,8 +17,8 @@ export const KINDS: Kind[] = ['EventSource', 'SseClient']
 
 /** What a page tells of its client; `at`: ms, by the page's clock; `now` and `until`: ms since the epoch, of a status. */
 export interface Told { type: string, at: number, readyState: number, data?: string, id?: string, code?: string, status?: number | string, now?: number, until?: number }
-/** A request for the stream. */
-export interface Asked { request: IncomingMessage, response: ServerResponse, at: number, stream (text?: string, headers?: Record<string, string>): void }
+/** A request for the stream. `heard`: resolves when the page has told of an event with this data, or is too late with it. */
+export interface Asked { request: IncomingMessage, response: ServerResponse, at: number, stream (text?: string, headers?: Record<string, string>): void, heard (data: string): Promise<unknown> }
 /** What happens to one kind of client in one scenario. */
 export interface Case { asked: Asked[], told: Told[] }
 
@@ -45,9 +46,11 @@ const first = (then: (asked: Asked) => unknown, other: (asked: Asked, n: number)
     other(asked, n)
     return
   }
-  asked.stream('retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n')
-  setTimeout(() => then(asked), 100)
+  asked.stream(FIRST)
+  asked.heard('a').then(() => then(asked))
 }
+/** A page that is cut off drops what came and was not read yet, so what it comes back with depends on how busy it was: it is cut when it has read this. */
+const FIRST = 'retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n'
 const cut = ({ response }: Asked): unknown => response.destroy()
 const finish = (one: Asked): void => {
   one.stream(`retry: 200\n\n${END}`)
@@ -66,7 +69,7 @@ export const SCENARIOS: Record<string, Scenario> = {
     isOver: either
   },
   '429 with Retry-After after a cut': { answer: first(cut, refuse(429, { 'retry-after': '1' })), isOver: either },
-  '502 by nginx, while the application restarts': { answer: (one, n) => one.stream(n === 0 ? 'retry: 200\n\nid: 1\ndata: a\n\nid: 2\n\n' : 'data: b\n\n'), isOver: either, place: 'nginx' },
+  '502 by nginx, while the application restarts': { answer: (one, n) => one.stream(n === 0 ? FIRST : 'data: b\n\n'), isOver: either, place: 'nginx' },
   'HTML in place of the stream': { answer: first(cut, one => one.response.writeHead(200, { 'content-type': 'text/html' }).end('<p>')), isOver: closed },
   'another origin that does not allow it': { answer: one => one.stream('data: a\n\n'), options: '{ retry: { min: 300, max: 300 } }', isOver: refused, place: 'foreign' },
   'http in a page of https': { answer: one => one.stream('data: a\n\n', { 'access-control-allow-origin': '*' }), options: '{ retry: { min: 300, max: 300 } }', isOver: refused, place: 'insecure' },
@@ -156,10 +159,11 @@ export async function start (t: Test): Promise<Running> {
             stream (text = '', headers = {}) {
               response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache', 'x-accel-buffering': 'no', ...headers })
               response.write(text)
-            }
+            },
+            heard: data => until(() => it.told.some(one => one.data === data)).catch(() => {})
           }
           scenario.answer(one, it.asked.push(one) - 1)
-          if (scenario.place === 'nginx' && it.asked.length === 1) setTimeout(() => restart(), 100)
+          if (scenario.place === 'nginx' && it.asked.length === 1) one.heard('a').then(restart)
           return
         }
         const file = files.get(request.url!)
