@@ -1,9 +1,8 @@
 import { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
-import { isThenable } from '../checks.ts'
 import { Delivery, type Mover } from '../delivery/pass.ts'
 import { Sweep } from '../delivery/sweep.ts'
-import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
+import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_EVENT, SSE_ERR_INVALID_OPTION, SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
 import { channelLimits, type ResolvedOptions } from '../options.ts'
@@ -15,8 +14,8 @@ import { checkFields, measureEvent, twoArguments, type EventFields, type SseEven
 import { ChannelHandle, checkEndOptions, checkName, checkPublishFromOptions, namesOf, type EndOptions, type PublishFromOptions } from './channel.ts'
 import { Publishers } from './publisher.ts'
 import type { SseRegistryEvents } from './sse-registry.ts'
+import { Reports } from './reports.ts'
 import { makeCounters, type SseStats } from './stats.ts'
-import { Watched } from './watched.ts'
 
 /** Who made the streams, and is told what becomes of them. */
 export interface StreamKeeper {
@@ -37,23 +36,19 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   readonly sweep: Sweep<Stream>
   readonly counters = makeCounters()
   readonly publishers: Publishers
+  readonly reports: Reports
   /** From preClose on. */
   closing = false
 
-  readonly #logger: FastifyBaseLogger
   readonly #delivery: Delivery
   readonly #keeper: StreamKeeper
-  #backplane: 'up' | 'down' = 'up'
-  /** publish() calls that failed while the backplane is down, and whose failure nobody handled. */
-  #unpublished = 0
-  #compressionFailed = false
   #closed = false
 
   constructor (options: ResolvedOptions, backplane: Backplane, logger: FastifyBaseLogger, keeper: StreamKeeper) {
     super()
     this.options = options
-    this.#logger = logger
     this.#keeper = keeper
+    this.reports = new Reports(this, logger)
     const { history } = options
     const clock = { now: () => performance.now(), after: (ms: number, call: () => void) => { setTimeout(call, ms).unref() } }
     this.log = new Log<Mover>(backplane, {
@@ -63,7 +58,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     }, {
       ready: log => this.#delivery.channel(log),
       keeping: () => this.sweep.run(),
-      state: error => this.#state(error)
+      state: error => { if (!this.#closed) this.reports.state(error) }
     }, clock)
     this.publishers = new Publishers({ log: this.log, append: (name, event) => this.append(name, event), end: (name, reason) => this.#end(name, { reason }) })
     this.pieces = new Pieces(this.log, options.parse)
@@ -82,7 +77,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   /** @param more nothing: it is there for those who take publish() for emit() */
   publish (channels: unknown, event: SseEvent | string, ...more: unknown[]): Promise<string> {
-    return this.logged(more.length === 0 ? this.append(channels, event) : Promise.reject(twoArguments('publish', event, more[0])), 'publish failed')
+    return this.reports.logged(more.length === 0 ? this.append(channels, event) : Promise.reject(twoArguments('publish', event, more[0])), 'publish failed')
   }
 
   /** As publish(), for those who see to its failure. */
@@ -102,7 +97,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   }
 
   end (name: string, options: EndOptions = {}): Promise<string> {
-    return this.logged(this.#end(name, options), 'end failed')
+    return this.reports.logged(this.#end(name, options), 'end failed')
   }
 
   async #end (name: string, options: EndOptions): Promise<string> {
@@ -120,7 +115,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   }
 
   publishFrom (name: string, source: SseFeed, options: PublishFromOptions = {}): Promise<string> {
-    return this.logged(this.#publishFrom(name, source, options), 'publishFrom failed')
+    return this.reports.logged(this.#publishFrom(name, source, options), 'publishFrom failed')
   }
 
   async #publishFrom (name: string, source: SseFeed, options: PublishFromOptions): Promise<string> {
@@ -154,7 +149,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
       received: this.log.received,
       closed: { ...closed },
       history: { channels, events, bytes: this.log.store.bytes },
-      backplane: this.#backplane
+      backplane: this.reports.backplane
     }
   }
 
@@ -184,20 +179,6 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     await this.log.close()
   }
 
-  #state (error: Error | undefined): void {
-    const state = error === undefined ? 'up' : 'down'
-    if (state === this.#backplane || this.#closed) return
-    this.#backplane = state
-    if (error === undefined) {
-      this.#logger.info({ failed: this.#unpublished }, 'backplane is up')
-      this.#unpublished = 0
-      this.announce('up')
-    } else {
-      this.#logger.warn({ err: error }, 'backplane is down')
-      this.announce('down', { error })
-    }
-  }
-
   // What a stream calls
 
   get now (): number { return this.#delivery.now }
@@ -215,7 +196,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   tellClosed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void {
     this.#keeper.closed(stream, told)
-    this.announce('close', { stream, ...told })
+    this.reports.announce('close', { stream, ...told })
   }
 
   namesOf (channels: unknown): string[] { return namesOf(channels, this) }
@@ -227,39 +208,11 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
     return fields
   }
 
-  readonly compressionFailed = (err: unknown): void => {
-    // What fails for one segment fails for the next.
-    if (!this.#compressionFailed) this.#logger.error({ err }, 'compression failed')
-    this.#compressionFailed = true
-  }
-
   /** Of an entry, as encoded, its channels' names included. */
   #measure ({ channels, event, data }: Pick<Entry, 'channels' | 'event' | 'data'>): number {
     let bytes = measureEvent({ id: ID, event, data })
     for (const name of channels) bytes += Buffer.byteLength(name)
     return bytes
-  }
-
-  /** A failure that nobody handles must not end the process, so it is logged. */
-  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger = this.#logger): Promise<T> {
-    return Watched.of(promise, err => {
-      // That the backplane is down was logged, and is not said again for each publish.
-      if (err instanceof SSE_ERR_BACKPLANE_DOWN && this.#backplane === 'down') this.#unpublished++
-      else log.error({ err }, what)
-    })
-  }
-
-  /** Emits, and logs a listener that throws or rejects: it must not break a pass, or end the process. */
-  announce<Name extends keyof SseRegistryEvents> (name: Name, ...args: SseRegistryEvents[Name]): void {
-    if (this.listenerCount(name) === 0) return
-    for (const listener of this.rawListeners(name)) {
-      try {
-        const answer: unknown = Reflect.apply(listener, this, args)
-        if (isThenable(answer)) answer.then(undefined, err => this.#logger.error({ err }, `a listener of the event "${name}" failed`))
-      } catch (err) {
-        this.#logger.error({ err }, `a listener of the event "${name}" failed`)
-      }
-    }
   }
 }
 

@@ -29,12 +29,22 @@ export interface StreamCounters {
   closed: Record<CloseReason, number>
 }
 
+/** Who is told of streams. */
+export interface StreamReports {
+  announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
+  /** A failure that nobody handles. */
+  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
+  /** Of a segment: it went as it is. */
+  readonly compressionFailed: (error: unknown) => void
+}
+
 /** What a stream asks of those who keep it. */
 export interface StreamHost<S extends SseStream> {
   readonly options: ResolvedOptions
   readonly log: Log<any>
   readonly pieces: Pieces
   readonly counters: StreamCounters
+  readonly reports: StreamReports
   /** ms, near enough for heartbeats, and free. */
   readonly now: number
   tick (): void
@@ -50,10 +60,6 @@ export interface StreamHost<S extends SseStream> {
   namesOf (channels: unknown): string[]
   /** @throws SSE_ERR_INVALID_EVENT, SSE_ERR_EVENT_TOO_LARGE */
   checkEvent (event: SseEvent | string): EventFields & { readonly serialized: boolean }
-  /** Of a segment: it went as it is. */
-  readonly compressionFailed: (error: unknown) => void
-  logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
   /** It was open, and is closed. */
   tellClosed (stream: S, told: Omit<StreamEvents['close'][0], 'stream'>): void
-  announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
 }

@@ -120,7 +120,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       }
       return this.#queue(encodeEvent(fields), fields.data === undefined ? 0 : 1)
     } catch (error) {
-      return this.#host.logged(Promise.reject(error), 'send failed', this.request.log)
+      return this.#host.reports.logged(Promise.reject(error), 'send failed', this.request.log)
     }
   }
 
@@ -171,7 +171,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#host.counters.subscriptions += joined.length
     if (this.state === 'open') this.#host.ready(this)
     // Last: a listener may subscribe, unsubscribe or close the stream.
-    this.#inContext(() => { for (const channel of joined) this.#host.announce('subscribe', { channel, stream: this }) })
+    this.#inContext(() => { for (const channel of joined) this.#host.reports.announce('subscribe', { channel, stream: this }) })
     return this
   }
 
@@ -188,7 +188,7 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   #left (names: readonly string[]): void {
     this.#host.counters.subscriptions -= names.length
-    for (const channel of names) this.#host.announce('unsubscribe', { channel, stream: this })
+    for (const channel of names) this.#host.reports.announce('unsubscribe', { channel, stream: this })
   }
 
   lacked (log: ChannelLog, after: number): void {
@@ -218,7 +218,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#inContext(() => {
       for (const { reason, channels } of gaps) {
         this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
-        this.#host.announce('gap', { stream: this, reason, channels })
+        this.#host.reports.announce('gap', { stream: this, reason, channels })
       }
     })
   }
@@ -359,7 +359,7 @@ export class Stream implements SseStream, Member, OutletOwner {
    */
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
-    const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.compressionFailed), this)
+    const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.reports.compressionFailed), this)
     if (this.state === 'closed') return BROKEN_OFF.includes(this.#closing.reason!) ? outlet.destroy() : outlet.end(this.#own.text)
     this.#host.tick()
     this.state = 'open'
@@ -386,7 +386,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#toldOpened = true
     this.#host.counters.opened++
     this.request.log.debug({ lastEventId: this.lastEventId }, 'stream opened')
-    this.#host.announce('open', { stream: this })
+    this.#host.reports.announce('open', { stream: this })
   }
 
   /** The reconnection time, and what is known by now: the cursor of its first position leaves with the head, unless something is to come before it. */
@@ -402,7 +402,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   close ({ retry }: { retry?: number } = {}): Promise<void> {
     if (retry !== undefined && !isRetry(retry)) {
       const error = new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))
-      return this.#host.logged(Promise.reject(error), 'close failed', this.request.log)
+      return this.#host.reports.logged(Promise.reject(error), 'close failed', this.request.log)
     }
     this.end('server', retry)
     return this.done
