@@ -86,7 +86,12 @@ function sendWhenKnown (registry: Registry, reply: FastifyReply, stream: Stream)
     clearTimeout(late)
     if (isOff(reply)) return
     release(reply)
-    answer(nothing)
+    // A header that cannot be sent throws, and whoever moves streams is not to hear of it.
+    try {
+      answer(nothing)
+    } catch (error) {
+      reply.send(error)
+    }
   }
   const late = setTimeout(known, PATIENCE, false)
   stream.onMove = () => {

@@ -231,9 +231,9 @@ export class Stream implements SseStream, Member, OutletOwner {
    * @returns whether there is more to write now
    */
   advance (pieces: number): boolean {
-    this.#moved()
-    if (this.state !== 'open' || this.blocked) return false
     try {
+      this.#moved()
+      if (this.state !== 'open' || this.blocked) return false
       return this.#advance(pieces)
     } catch (error) {
       this.fail(error)

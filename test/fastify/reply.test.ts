@@ -524,6 +524,25 @@ t.test('handlerTimeout answers while the backplane is asked whether the channels
   t.match(app.sse.stats(), { streams: 0, opened: 0 })
 })
 
+t.test('a header that cannot be sent is answered with 500 once the backplane has told of the channels, and other streams go on', async t => {
+  const line = new SharedLog().line()
+  const app = await build(t, { backplane: line })
+  app.get('/', async (request, reply) => reply.sse(app.sse.channel('time')))
+  app.get('/bad', async (request, reply) => reply.header('x-user', 'Ж').sse(app.sse.channel('other')))
+  const url = await listen(app)
+  const client = await connect(url)
+  line.lagging = true
+  const answer = connect(`${url}/bad`)
+  await until(() => app.sse.channel('other').size === 1, 'the stream')
+  await app.sse.publish('time', '1')
+  line.catchUp()
+  const bad = await ended(await within(answer, 'the response'), 'the end of the response')
+  t.match(bad, { status: 500, closed: 'end' })
+  await app.sse.publish('time', '2')
+  t.same((await within(client.first(2), 'both events')).map(({ data }) => data), ['1', '2'])
+  t.match(app.sse.stats(), { streams: 1, opened: 1 })
+})
+
 t.test('handlerTimeout answers once, also where the event loop was held when its timer was set', async t => {
   const app = await build(t, {}, { handlerTimeout: 200 })
   let errors = 0
