@@ -1,4 +1,4 @@
-import { ServerResponse } from 'node:http'
+import { ServerResponse, type IncomingMessage } from 'node:http'
 import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
 import { chunkOf, Frame, makeFrame } from '../wire/chunk.ts'
@@ -155,8 +155,9 @@ export class Outlet {
   }
 }
 
-/** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own. */
-export function isGone (response: Writable & { stream?: { destroyed?: boolean } }): boolean {
+/** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own, and a pipelined one whose turn never came is told nothing. */
+export function isGone (response: Writable & { stream?: { destroyed?: boolean }, socket?: Socket | null, req?: IncomingMessage }): boolean {
+  if (response.socket === null && response.req?.socket.destroyed === true) return true
   return response.destroyed ?? response.stream?.destroyed ?? false
 }
 

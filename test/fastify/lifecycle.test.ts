@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import net, { type AddressInfo } from 'node:net'
 import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import type { FastifyServerOptions } from 'fastify'
 import type { SsePluginOptions, SseRegistryEvents } from '../../lib/index.ts'
-import { blocks, build, connect, driver, listen, until, type Client, type Driven } from '../client.ts'
+import { blocks, build, connect, driver, listen, until, within, type Client, type Driven } from '../client.ts'
 
 async function start (t: Test, options: SsePluginOptions = {}, server: FastifyServerOptions = {}) {
   const app = await build(t, { drain: { timeout: 500 }, ...options }, server)
@@ -421,6 +421,35 @@ t.test('a client that leaves with pipelined requests leaves no stream behind', a
   await a.publish('x')
   await turn()
   t.match(app.sse.stats(), { opened: 5, closed: { client: 5 }, blocked: 0 })
+})
+
+t.test('a client that leaves before the handler of its pipelined request runs leaves no stream behind, and the application closes', async t => {
+  const app = await build(t, { drain: { timeout: 60_000 } })
+  let waiting = 0
+  let handled = false
+  let left = false
+  app.server.on('connection', socket => socket.on('close', () => { left = true }))
+  const gate = new EventEmitter()
+  app.get('/slow', () => new Promise(() => {}))
+  app.get('/late', {
+    preHandler: async () => {
+      waiting++
+      await once(gate, 'open')
+    }
+  }, (request, reply) => {
+    handled = true
+    return reply.sse(app.sse.channel('a'))
+  })
+  await listen(app)
+  const { socket } = raw(t, (app.server.address() as AddressInfo).port, 'GET /slow HTTP/1.1\r\nHost: x\r\n\r\nGET /late HTTP/1.1\r\nHost: x\r\n\r\n')
+  await until(() => waiting === 1, 'both requests')
+  socket.destroy()
+  await until(() => left, 'it to leave')
+  gate.emit('open')
+  await until(() => handled, 'the handler')
+  await turn()
+  t.match(app.sse.stats(), { streams: 0, subscriptions: 0, opened: 0 })
+  await within(app.close(), 'app.close()')
 })
 
 t.test('the application closes in time while a stream waits behind another on its connection', async t => {
