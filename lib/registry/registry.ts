@@ -186,11 +186,11 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   ready (stream: Stream): void { this.#delivery.stream(stream) }
   quiet (stream: Stream): void { this.#delivery.quiet(stream) }
   opened (stream: Stream): void { this.sweep.run(stream.shortestLimit) }
+  flushing (stream: Stream): void { this.sweep.ending.add(stream) }
   gone (stream: Stream): void { this.sweep.ending.delete(stream) }
 
-  closed (stream: Stream, flushing: boolean): void {
+  closed (stream: Stream): void {
     this.streams.delete(stream)
-    if (flushing) this.sweep.ending.add(stream)
     this.#keeper.left(stream)
   }
 

@@ -53,8 +53,9 @@ export interface StreamHost<S extends SseStream> {
   /** A heartbeat is due: one of the next passes visits the stream. */
   quiet (stream: S): void
   opened (stream: S): void
-  /** @param flushing its response is open, until `gone`: whoever said that the client left may be mistaken */
-  closed (stream: S, flushing: boolean): void
+  closed (stream: S): void
+  /** It is closed and its response is not, until `gone`: whoever said that the client left may be mistaken. */
+  flushing (stream: S): void
   gone (stream: S): void
   /** @throws SSE_ERR_INVALID_CHANNEL */
   namesOf (channels: unknown): string[]

@@ -360,11 +360,14 @@ export class Stream implements SseStream, Member, OutletOwner {
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
     const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.reports.compressionFailed), this)
-    if (this.state === 'closed') return BROKEN_OFF.includes(this.#closing.reason!) ? outlet.destroy() : outlet.end(this.#own.text)
-    this.#host.tick()
-    this.state = 'open'
     this.#outlet = outlet
     this.#host.opened(this)
+    if (this.state === 'closed') {
+      this.#host.flushing(this)
+      return BROKEN_OFF.includes(this.#closing.reason!) ? outlet.destroy() : outlet.end(this.#own.text)
+    }
+    this.#host.tick()
+    this.state = 'open'
     // connectionTimeout would cut an idle stream; over HTTP/2 it is the session's, and waits for streams.
     if (this.request.raw.httpVersionMajor === 1) this.request.raw.socket?.setTimeout?.(0)
     try {
@@ -432,7 +435,8 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (outlet?.blocked === true) host.counters.blocked--
     this.state = 'closed'
     this.#closing.reason = reason
-    host.closed(this, outlet !== undefined)
+    host.closed(this)
+    if (outlet !== undefined) host.flushing(this)
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     const { reader } = this
     for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)

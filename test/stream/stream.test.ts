@@ -1,7 +1,7 @@
 import http from 'node:http'
 import t from 'tap'
 import type { CloseReason, SsePluginOptions, SseRegistryEvents, SseStream } from '../../lib/index.ts'
-import { blocks, build, connect, listen, logger, until, type Driven } from '../client.ts'
+import { blocks, build, connect, listen, logger, until, within, type Driven } from '../client.ts'
 import { block, data, start, turn } from './driving.ts'
 
 // Own events
@@ -446,6 +446,28 @@ t.test('a stream that ended while its socket was full is cut after stallTimeout'
 })
 
 t.test('stallTimeout 0 waits for ever', async t => {
+t.test('a stream that was closed before its onSend hooks were through is cut after stallTimeout too, where its client takes nothing', async t => {
+  const app = await build(t, { stallTimeout: 150, maxEventBytes: 64e6, maxBufferedBytes: 64e6 })
+  let stream: SseStream | undefined
+  app.addHook('onSend', async (request, reply, payload) => {
+    await new Promise(resolve => setImmediate(resolve))
+    return payload
+  })
+  app.get('/', (request, reply) => {
+    stream = reply.sse()
+    stream.send('x'.repeat(20e6))
+    stream.close()
+    return reply
+  })
+  const client = await connect(await listen(app))
+  client.pause()
+  await within(stream!.close(), 'the response to be closed', 10_000)
+  t.match(app.sse.stats(), { streams: 0 })
+  client.resume()
+  await until(() => client.closed)
+  t.equal(client.closed, 'aborted')
+})
+
   const { drive } = await start(t, { stallTimeout: 0, heartbeatInterval: 20 })
   const driven = await drive(undefined, { valve: true })
   await block(driven)
