@@ -253,7 +253,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       }
       const wrote = this.#flushOwn()
       this.#makeRoom()
-      if (this.blocked) return false
+      if (this.blocked || this.#isClosed) return false // something that a hook put in between closed it
       if (wrote && this.reader !== undefined) {
         // What listeners and hooks did meanwhile may have moved the ground: looked at again before anything is taken from it.
         if (--pieces === 0) return true

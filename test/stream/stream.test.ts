@@ -1,4 +1,5 @@
 import http from 'node:http'
+import { Transform, type Readable } from 'node:stream'
 import t from 'tap'
 import type { CloseReason, SsePluginOptions, SseRegistryEvents, SseStream } from '../../lib/index.ts'
 import { blocks, build, connect, listen, logger, until, within, type Driven } from '../client.ts'
@@ -445,7 +446,6 @@ t.test('a stream that ended while its socket was full is cut after stallTimeout'
   t.match(app.sse.stats(), { closed: { server: 1, stall: 0 } })
 })
 
-t.test('stallTimeout 0 waits for ever', async t => {
 t.test('a stream that was closed before its onSend hooks were through is cut after stallTimeout too, where its client takes nothing', async t => {
   const app = await build(t, { stallTimeout: 150, maxEventBytes: 64e6, maxBufferedBytes: 64e6 })
   let stream: SseStream | undefined
@@ -468,6 +468,7 @@ t.test('a stream that was closed before its onSend hooks were through is cut aft
   t.equal(client.closed, 'aborted')
 })
 
+t.test('stallTimeout 0 waits for ever', async t => {
   const { drive } = await start(t, { stallTimeout: 0, heartbeatInterval: 20 })
   const driven = await drive(undefined, { valve: true })
   await block(driven)
@@ -475,6 +476,29 @@ t.test('a stream that was closed before its onSend hooks were through is cut aft
   t.equal(driven.stream.state, 'open')
   driven.valve!.open()
   await until(() => !driven.stream.blocked)
+})
+
+t.test('no filter is asked for a stream that was closed in the middle of a write', async t => {
+  const app = await build(t)
+  const asked: string[] = []
+  let stream: SseStream | undefined
+  app.addHook('onSend', async (request, reply, payload) => (payload as Readable).pipe(new Transform({
+    transform (chunk, encoding, done) {
+      if (String(chunk).includes('own')) stream!.close()
+      done(null, chunk)
+    }
+  })))
+  app.get('/', (request, reply) => {
+    stream = reply.sse()
+    stream.subscribe('a', { filter: ({ data }) => asked.push(`${data} ${stream!.state}`) > 0 })
+    return reply
+  })
+  const client = await connect(await listen(app))
+  await until(() => stream!.state === 'open' && client.lastEventId !== '')
+  app.sse.publish('a', 'one')
+  stream!.send('own')
+  await until(() => client.closed)
+  t.same(asked, [])
 })
 
 // Opening
