@@ -45,6 +45,8 @@ export interface StreamHost<S extends SseStream> {
   readonly pieces: Pieces
   readonly counters: StreamCounters
   readonly reports: StreamReports
+  /** The application closes. */
+  readonly closing: boolean
   /** ms, near enough for heartbeats, and free. */
   readonly now: number
   tick (): void

@@ -349,7 +349,8 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   /** Its source is through: it lives on by its channels. */
   fed (): void {
-    this.#host.ready(this)
+    if (this.#host.closing) this.drain()
+    else this.#host.ready(this)
   }
 
   /**

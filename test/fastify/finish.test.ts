@@ -49,6 +49,27 @@ function held (first: readonly string[], rest: readonly string[]) {
   return { generator, go: () => go(), told }
 }
 
+t.test('a function that is through during app.close() leaves its stream to its channels, and so to the close', async t => {
+  const app = await build(t)
+  let go = (): void => {}
+  const gate = new Promise<void>(resolve => { go = resolve })
+  app.get('/channel', (request, reply) => reply.sse(app.sse.channel('a')))
+  app.get('/', (request, reply) => reply.sse(async stream => {
+    stream.subscribe('a')
+    await gate
+    stream.send('last')
+  }))
+  const url = await listen(app)
+  const [client, other] = await Promise.all([connect(url), connect(`${url}/channel`)])
+  const closing = timed(app.close())
+  await ended(other)
+  go()
+  t.ok(await closing < 4_000, 'it does not wait for drain.finish, 5 s')
+  await ended(client)
+  t.same(texts(client), ['last'])
+  t.match(client, { closed: 'end', retries: { length: 2 } })
+})
+
 t.test('at app.close() a source may finish: its reader gets all of it and is not told to come back, while streams on channels end at once', async t => {
   const app = await build(t)
   const a = app.sse.channel('a')
