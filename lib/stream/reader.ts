@@ -116,7 +116,10 @@ export class Reader<M extends Member> {
     }
     if (!found || !current) return false
     if (starts) this.#start()
-    if (starts || lost) this.#findLosses()
+    if (starts || lost) {
+      this.#findLosses()
+      this.#share()
+    }
     return true
   }
 
@@ -141,7 +144,6 @@ export class Reader<M extends Member> {
     if (least < furthest) this.#reached = Math.max(this.#reached, furthest)
     this.position = least
     this.#started = true
-    this.#share()
   }
 
   #share (): void {

@@ -166,6 +166,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     const { lastEventId, rewind = this.#options.rewind, filter = this.#options.filter } = checkSubscribeOptions(options)
     if (this.state === 'closed') return this
     const { log, pieces } = this.#host
+    this.#outlet?.gzip?.interrupt() // it may go back, and what lies before that place is not what its client has just had
     this.reader ??= new Reader<Stream>(log, pieces, this, this.lastEventId)
     const joined = this.reader.join(names, { lastEventId, rewind, filter: filter && (event => this.#inContext(filter, event)) })
     this.#host.counters.subscriptions += joined.length

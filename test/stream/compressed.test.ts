@@ -147,6 +147,28 @@ t.test('a stream that begins at another place on each of its channels does not r
   t.equal(late.client.closed, 'end')
 })
 
+t.test('a stream that goes back to where it began does not refer back to what came later', async t => {
+  const app = await build(t, { compress: { window: 2_048 } })
+  const drive = driver(t, app)
+  await listen(app)
+  const text = (n: number): string => `the text of event ${n} `.repeat(60)
+  // Something that a piece from there on would refer back to.
+  const keeper = await drive(stream => stream.subscribe('prices'), { headers: { 'accept-encoding': 'gzip' } })
+  app.sse.publish('prices', 'what was published before')
+  app.sse.publish('prices', text(-1))
+  await keeper.client.first(2)
+  const { cursor } = app.sse
+  const { client, stream } = await drive(stream => stream.subscribe('prices'), { headers: { 'accept-encoding': 'gzip' } })
+  for (let n = 0; n < 5; n++) app.sse.publish('prices', text(n))
+  await client.first(5)
+  stream.subscribe('prices', { lastEventId: cursor })
+  await client.first(10)
+  t.same(client.events.map(({ data }) => data), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4].map(text))
+  await stream.close()
+  await until(() => client.closed, 'the end')
+  t.equal(client.closed, 'end')
+})
+
 /** The blocks of a body, in order; but for marks of the test's own, and for those that come by the clock. */
 function blocksOf (text: string): string[] {
   return text.split('\n\n').filter(block => !/^(: settled|: fills|: ?$|id: \S+$)/.test(block))
