@@ -147,7 +147,8 @@ export class Pair {
         continue
       }
       if (last > place) floor = last
-      return { life, seq, entries: floor > after ? entries.filter(entry => entry.seq > floor) : entries, floor, last, ended, cut }
+      const whole = entries.filter(({ seq }) => seq > floor)
+      return { life, seq, entries: whole, floor, last, ended, cut: cut || whole.length < entries.length }
     }
   }
 

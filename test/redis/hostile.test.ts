@@ -128,6 +128,33 @@ t.test('with Redis', { skip: noRedis }, async t => {
     t.same(done.slice(-2).sort(), ['large', 'long'])
   })
 
+  t.test('a channel that is trimmed between two answers to one read is not read whole', { buffered: true }, async t => {
+    const server = await RedisServer.start(t)
+    const client = template(server.port)
+    const { duplicate } = client
+    let trims = 0
+    client.duplicate = options => {
+      const copy = duplicate.call(client, options)
+      const { call } = copy as unknown as { call: (...args: unknown[]) => Promise<unknown> }
+      return Object.assign(copy, {
+        async call (...args: unknown[]) {
+          const answer = await call.apply(copy, args)
+          const more = Array.isArray(answer) && Array.isArray(answer[3]) && answer[3][1] === '1'
+          if (more && trims++ === 0) await server.command('XTRIM', '{sse}:c:a', 'MAXLEN', '5')
+          return answer
+        }
+      })
+    }
+    const [backplane] = await opened(t, client)
+    await Promise.all(Array.from({ length: 600 }, (_, n) => backplane.append(entry(String(n)))))
+    const kept = await backplane.read('news', 0)
+    t.match(kept, { entries: { length: 600 }, cut: false })
+    trims = 0
+    await Promise.all(Array.from({ length: 600 }, (_, n) => backplane.append(entry(String(n), { channels: ['a'] }))))
+    const trimmed = await backplane.read('a', 0)
+    t.match(trimmed, { entries: { length: 5 }, cut: true })
+  })
+
   t.test('the hash or the sorted set is of the wrong kind: open() rejects, or publishes do', { buffered: true }, async t => {
     const server = await RedisServer.start(t)
     await server.command('SET', '{hash}', 'a string')
