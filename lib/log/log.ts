@@ -204,8 +204,8 @@ export class Log<M extends Member = Member> implements Receiver {
   }
 
   endOf (name: string): string | undefined {
-    const log = this.channels.get(name)
-    return log?.holdsEnd === true ? this.cursorAt(log.last) : undefined
+    const newest = this.channels.get(name)?.newest
+    return newest?.kind === 'end' ? this.cursorAt(newest.seq) : undefined
   }
 
   // Connections and lives
