@@ -12,6 +12,12 @@ const NOTHING_OLDER: Older = { done: true }
 /** What the newest entry of all is, once that is known. */
 export interface Question { newest: number | undefined }
 
+/** With the channels of those who ask. */
+class Asked<M extends Member> implements Question {
+  newest: number | undefined
+  readonly askers = new Set<ChannelLog<M>>()
+}
+
 /** What the log needs to know of the time. */
 export interface Clock {
   /** ms, never falling. */
@@ -37,10 +43,9 @@ export class CatchUp<M extends Member> {
   readonly #store: Store
   readonly #clock: Clock
   readonly #host: CatchUpHost<M>
-  /** The question that is under way, the one after it, and the channels of those who ask. */
-  #question: Question | undefined
-  #next: Question | undefined
-  readonly #askers = new Set<ChannelLog<M>>()
+  /** The question that is under way, and the one after it. */
+  #question: Asked<M> | undefined
+  #next: Asked<M> | undefined
   /** Channel logs that hold entries above the head, from an answer. */
   readonly #ahead = new Set<ChannelLog<M>>()
   #closed = false
@@ -199,27 +204,25 @@ export class CatchUp<M extends Member> {
    * a question is sent share it. The host is told of this channel when there is an answer.
    */
   ask (log: ChannelLog<M>): Question {
-    this.#askers.add(log)
-    if (this.#question !== undefined) {
-      this.#next ??= { newest: undefined }
-      return this.#next
+    let question = this.#next
+    if (question === undefined) {
+      question = new Asked()
+      if (this.#question === undefined) this.#send(this.#question = question)
+      else this.#next = question
     }
-    this.#question = { newest: undefined }
-    this.#send(this.#question)
-    return this.#question
+    question.askers.add(log)
+    return question
   }
 
-  #send (question: Question): void {
+  #send (question: Asked<M>): void {
     const again = (): void => this.#later(() => this.#send(question))
     this.#shared.seq().then(({ life, seq }) => {
       if (life !== this.#host.life) return again()
       question.newest = seq
       this.#question = this.#next
       this.#next = undefined
-      const askers = [...this.#askers]
       if (this.#question !== undefined) this.#send(this.#question)
-      else this.#askers.clear()
-      for (const log of askers) this.#host.ready(log)
+      for (const log of question.askers) this.#host.ready(log)
     }, again)
   }
 }
