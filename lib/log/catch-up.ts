@@ -134,6 +134,7 @@ export class CatchUp<M extends Member> {
       // What lies below is gone there, and the chain ends here: no client can be told a smaller loss than up to there.
       this.#store.empty(log, floor)
       log.lostTo = floor
+      log.cut = true
     } else if (log.events === 0) {
       log.base = Math.min(log.base, last)
     }
@@ -180,13 +181,13 @@ export class CatchUp<M extends Member> {
       if (kept.life !== this.#host.life || (log.base !== base && kept.last < log.base)) return again()
       log.askingOlder = undefined
       asking.done = log.bottom = true
-      log.cut = kept.cut ?? false
       this.#putInFront(log, kept)
       this.#host.ready(log)
     }, again)
   }
 
-  #putInFront (log: ChannelLog<M>, { entries, floor }: Kept): void {
+  #putInFront (log: ChannelLog<M>, { entries, floor, cut = false }: Kept): void {
+    log.cut = cut
     if (floor >= log.base) return
     const now = this.#clock.now()
     const { maxAge } = log.limits
@@ -194,6 +195,7 @@ export class CatchUp<M extends Member> {
     const tooOld = older.findLastIndex(({ time }) => maxAge > 0 && now - time > maxAge)
     const items = older.slice(tooOld + 1)
     log.unshift(items, tooOld < 0 ? floor : older[tooOld]!.seq)
+    if (tooOld >= 0) log.cut = true
     for (const item of items) this.#store.hold(item, log)
     this.#store.trim(log, now)
     this.#store.trimBytes()

@@ -61,8 +61,6 @@ export class ChannelLog<M extends Member = Member> {
   /** The read under way of what lies below `base`. */
   askingOlder: Older | undefined
   aside: Aside[] = NOTHING
-  /** ms of the clock since when it has no members. */
-  idleSince = 0
 
   #items: Item[] = NOTHING
   #start = 0
@@ -122,6 +120,7 @@ export class ChannelLog<M extends Member = Member> {
   shift (): Item {
     const item = this.oldest!
     this.base = item.seq
+    this.cut = true
     this.#items[this.#start] = undefined as never // or it would be held until the rest is moved
     if (++this.#start * 2 > this.#items.length) {
       this.#items = this.#start === this.#items.length ? NOTHING : this.#items.slice(this.#start)

@@ -15,8 +15,8 @@ export class ChannelLogs<M extends Member> {
   /** Undefined where this process alone has the history: it keeps a log as long as there is something in it. */
   readonly #dropped: ((log: ChannelLog<M>) => void) | undefined
   #forgotten = new Forgotten(0)
-  /** Without members, in the order in which the last one left. */
-  readonly #idle = new Set<ChannelLog<M>>()
+  /** Without members, and since when, in the order in which the last one left. */
+  readonly #idle = new Map<ChannelLog<M>, number>()
   #sweeping: Iterator<ChannelLog<M>> | undefined
 
   constructor (all: Map<string, ChannelLog<M>>, store: Store, dropped: ((log: ChannelLog<M>) => void) | undefined) {
@@ -30,9 +30,11 @@ export class ChannelLogs<M extends Member> {
 
   /** Makes the log of a channel that has none. */
   make (name: string, limits: ChannelLimits, head: number, now: number): ChannelLog<M> {
-    const log = new ChannelLog<M>(name, limits, this.#dropped === undefined ? this.#forgotten.take(name) : head)
+    const { last, cut } = this.#dropped === undefined ? this.#forgotten.take(name) : { last: head, cut: false }
+    const log = new ChannelLog<M>(name, limits, last)
+    log.cut = cut
     this.#all.set(name, log)
-    if (this.#dropped !== undefined) this.#quiet(log, now)
+    if (this.#dropped !== undefined) this.#idle.set(log, now)
     return log
   }
 
@@ -44,12 +46,7 @@ export class ChannelLogs<M extends Member> {
   leave (log: ChannelLog<M>, member: M, now: number): void {
     if (!log.members.delete(member) || log.members.size > 0) return
     if (this.#dropped === undefined) this.forgetEmpty(log)
-    else this.#quiet(log, now)
-  }
-
-  #quiet (log: ChannelLog<M>, now: number): void {
-    log.idleSince = now
-    this.#idle.add(log)
+    else this.#idle.set(log, now)
   }
 
   /** Looks for what has become too old, and for channels that nobody has asked for in a while. @returns whether anything is kept */
@@ -63,8 +60,8 @@ export class ChannelLogs<M extends Member> {
       }
       this.#expire(value!, now)
     }
-    for (const log of this.#idle) {
-      if (now - log.idleSince < LINGER) break
+    for (const [log, since] of this.#idle) {
+      if (now - since < LINGER) break
       this.#drop(log)
     }
     return this.#all.size > 0
@@ -80,11 +77,12 @@ export class ChannelLogs<M extends Member> {
     this.forgetEmpty(log)
   }
 
-  /** Of a log that nobody needs any more it is enough to remember its last entry, where nobody else does. */
+  /** Of a log that nobody needs any more it is enough to remember that much, where nobody else does. */
   forgetEmpty (log: ChannelLog<M>): void {
     if (this.#dropped !== undefined || log.events > 0 || log.members.size > 0) return
     this.#drop(log)
-    this.#forgotten.add(log.name, log.last)
+    // One that has ended is a new one when it is used again.
+    this.#forgotten.add(log.name, { last: log.last, cut: log.cut && !log.ended })
   }
 
   #drop (log: ChannelLog<M>): void {

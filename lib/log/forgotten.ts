@@ -2,37 +2,40 @@
 const REMEMBERED = 10_000
 const REMEMBERED_CHARACTERS = 1024 * 1024
 
-/** The channels without a log, of a process that alone knows their history: how new the last entry of each was. */
+/** What is remembered of a channel. `last`: nothing of it is above this. `cut`: it had entries, as far as is known. */
+export interface Remembered { readonly last: number, readonly cut: boolean }
+
+/** The channels without a log, of a process that alone knows their history. */
 export class Forgotten {
   /** The last entry of none that is not remembered by name is above this. */
   #bound: number
   #characters = 0
-  readonly #lasts = new Map<string, number>()
+  readonly #channels = new Map<string, Remembered>()
 
   constructor (bound: number) {
     this.#bound = bound
   }
 
-  add (name: string, last: number): void {
-    this.#lasts.set(name, last)
+  add (name: string, channel: Remembered): void {
+    this.#channels.set(name, channel)
     this.#characters += name.length
-    for (const [oldest, seq] of this.#lasts) {
-      if (this.#lasts.size <= REMEMBERED && this.#characters <= REMEMBERED_CHARACTERS) break
-      this.#bound = Math.max(this.#bound, seq)
+    for (const [oldest, { last }] of this.#channels) {
+      if (this.#channels.size <= REMEMBERED && this.#characters <= REMEMBERED_CHARACTERS) break
+      this.#bound = Math.max(this.#bound, last)
       this.#drop(oldest)
     }
   }
 
-  /** Nothing of the channel is above this. Its log, that takes over now, begins there. */
-  take (name: string): number {
-    const last = this.#lasts.get(name)
-    if (last === undefined) return this.#bound
+  /** Its log takes over now, and begins there. */
+  take (name: string): Remembered {
+    const channel = this.#channels.get(name)
+    if (channel === undefined) return { last: this.#bound, cut: false }
     this.#drop(name)
-    return last
+    return channel
   }
 
   #drop (name: string): void {
-    this.#lasts.delete(name)
+    this.#channels.delete(name)
     this.#characters -= name.length
   }
 }

@@ -68,10 +68,7 @@ export class Store {
 
   /** Evicts of a log what lies up to a place. */
   evict (log: ChannelLog<any>, seq: number): void {
-    while (log.events > 0 && log.oldest!.seq <= seq) {
-      this.free(log.shift())
-      log.cut = true
-    }
+    while (log.events > 0 && log.oldest!.seq <= seq) this.free(log.shift())
   }
 
   /** Empties a log: all that is held lies after `base` from now on. */
@@ -98,7 +95,6 @@ export class Store {
         break
       }
       this.free(log.shift())
-      log.cut = true
     }
   }
 

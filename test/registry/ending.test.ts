@@ -580,6 +580,22 @@ t.test('a channel that is forgotten while a stream is in it takes events again; 
 
 t.test('without a history a channel ends all the same', async t => {
   const { open, a } = await start(t, { history: { maxEvents: 0 } })
+t.test('rewind: Infinity says so as well where the channel had nothing left for a while, and was forgotten', async t => {
+  const { app, open, a, b } = await start(t, { history: { maxBytes: 20_000 } })
+  await a.publish('one')
+  for (let i = 0; i < 3; i++) await b.publish('x'.repeat(19_000))
+  t.equal(app.sse.stats().history.channels, 1, 'it was looked for what is forgotten')
+  await a.publish('two')
+  const late = await open('a?rewind=Infinity')
+  await late.first(1)
+  t.strictSame(texts(late), ['two'])
+  t.strictSame(late.gaps.map(({ reason }) => reason), ['expired'])
+  const first = await open('new?rewind=Infinity')
+  await app.sse.publish('new', 'one')
+  await first.first(1)
+  t.strictSame(first.gaps, [], 'and not of a channel that never had anything')
+})
+
   const client = await open('a')
   await a.publish('one')
   await a.end()

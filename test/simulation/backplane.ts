@@ -192,10 +192,11 @@ export class ModelBackplane implements SharedBackplane {
   }
 
   read (name: string, after: number): Promise<Kept> {
-    return this.#question({ type: 'read', name, after }, ({ life, rows, floor, last, ended, time }) => ({
+    return this.#question({ type: 'read', name, after }, ({ life, rows, floor, cut, last, ended, time }) => ({
       life,
       entries: rows!.map(({ seq, channels, kind, data, time: at }) => ({ seq, channels, kind, event: undefined, data, serialized: false, age: this.#cluster.scale(Math.max(0, time! - at)) })),
       floor: floor!,
+      cut: cut!,
       last: last!,
       ended: ended!
     }))

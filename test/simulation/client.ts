@@ -57,7 +57,7 @@ export class Client {
     this.#habits = habits
     this.#sessions = sessions
     this.pace = world.chance(0.3) ? world.int(5, 120) : 1
-    this.#rewind = world.chance(0.2) ? world.int(1, 8) : undefined
+    this.#rewind = world.chance(0.8) ? undefined : world.chance(0.4) ? Infinity : world.int(1, 8)
     this.#names = new Set(Array.from({ length: world.int(1, 3) }, habits.pick))
     for (const name of habits.channels) if (world.chance(0.2)) this.#filters.set(name, world.int(2, 4))
     this.#begin(null)
@@ -112,6 +112,7 @@ export class Client {
     const span = this.session.join(channel, known ? this.#truth.orderOf(cursor) : head)
     span.fresh = cursor === null
     span.gapDue = (cursor !== null && !known) || late
+    span.all = cursor === null && this.#rewind === Infinity
     if (cursor === null ? this.#rewind !== undefined && !late : !known) span.due = this.#habits.keptOf(process, channel).slice(-(this.#rewind ?? Infinity))
     this.#want.set(channel, span)
     return span

@@ -9,6 +9,8 @@ export interface Law {
   readonly late: boolean
   /** Nothing is evicted: what is due of the past must come. */
   readonly due: boolean
+  /** A channel is not forgotten, and nothing of it vanishes without a trace: it is known when it is not whole. */
+  readonly whole: boolean
   /** The end of what can be proved is that of the present life. */
   readonly isLost: (order: number) => boolean
   /** Only the newest entry of the channel counts. */
@@ -142,6 +144,11 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
     if (!span.gapDue) verdict.falseGaps++
     if (!law.gaps && !(item.gap.reason === 'unknown' && span.gapDue)) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
   })
+  // What is left is not to be taken for all.
+  if (law.whole && span.all && !law.isLatest(channel) && !items.some(({ type }) => type === 'gap')) {
+    const gone = facts.find(fact => fact.acknowledged && fact.kind === 'event' && fact.channels.includes(channel) && fact.order < began && session.client.accepts(channel, fact.uid) && !cameElsewhere(fact))
+    if (gone !== undefined && began < Infinity) verdict.complaints.push(`whole ${name}: nothing was said of ${gone.seq}`)
+  }
   if (law.due && span.due !== undefined) judgeDue(session, span, facts, fact => first.has(fact.uid) || cameElsewhere(fact), verdict)
 }
 

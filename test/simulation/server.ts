@@ -66,6 +66,7 @@ export interface Answer {
   /** To read. */
   readonly rows?: readonly Row[]
   readonly floor?: number
+  readonly cut?: boolean
   readonly last?: number
   readonly ended?: boolean
   readonly time?: number
@@ -195,12 +196,13 @@ export class Server {
     const newest = this.data.lasts.get(name)
     const last = newest?.seq ?? hash.forgotten
     const oldest = rows[0]
-    const bottom = oldest === undefined ? last : Math.abs(oldest.prevs[oldest.channels.indexOf(name)]!)
+    const prev = oldest?.prevs[oldest.channels.indexOf(name)] ?? -last
     return {
       life: presentLife(hash),
       seq: hash.seq,
       rows: rows.filter(({ seq }) => seq > after),
-      floor: Math.max(after, bottom),
+      floor: Math.max(after, Math.abs(prev)),
+      cut: prev > 0,
       last,
       ended: newest?.ended ?? false,
       time: this.#now

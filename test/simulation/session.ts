@@ -28,6 +28,8 @@ export interface Span {
   gapDue: boolean
   /** Joined without a cursor: what was there before is no news. */
   fresh: boolean
+  /** All that is kept was asked for: whatever is gone is a gap. */
+  all: boolean
   /** Uids that were kept when it was joined, of which the newest are to come. */
   due: readonly number[] | undefined
 }
@@ -74,7 +76,7 @@ export class Session {
   }
 
   join (channel: string, start: number): Span {
-    const span = { channel, start, began: this.#world.now, end: Infinity, ended: Infinity, first: Infinity, settled: Infinity, gapDue: false, fresh: false, due: undefined }
+    const span = { channel, start, began: this.#world.now, end: Infinity, ended: Infinity, first: Infinity, settled: Infinity, gapDue: false, fresh: false, all: false, due: undefined }
     this.spans.push(span)
     return span
   }
@@ -89,6 +91,7 @@ export class Session {
     if (span.first !== Infinity) return
     span.start = Math.max(span.start, this.place)
     span.due = undefined
+    span.all = false
     span.gapDue = this.place < 0
     this.activate(span)
   }

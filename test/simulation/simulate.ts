@@ -155,6 +155,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
     gaps: mode.gaps ?? false,
     late: mode.late ?? false,
     due: mode.late !== true && mode.silentDrop === undefined && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
+    whole: mode.late !== true && mode.silentDrop === undefined && mode.retention === undefined && mode.faults?.del === undefined,
     isLost: order => !lives.has(truth.indexOf(order)),
     isLatest
   })

@@ -61,6 +61,41 @@ t.test('50 clients with cursors that are ahead ask two questions at most', async
   t.same(driven.flatMap(({ client }) => [...client.gaps, ...client.events]), [])
 })
 
+t.test('who asks for all of a channel is told that some is gone, though another stream was here first: it has become too old', async t => {
+  const log = new SharedLog()
+  log.publish('a', 'old')
+  const { drive } = await start(t, { history: { maxAge: 400 }, backplane: log.line() })
+  const first = await drive(stream => stream.subscribe('a'))
+  await settled(first)
+  await sleep(450)
+  log.publish('a', 'new')
+  await first.client.first(1)
+  const { client } = await drive(stream => stream.subscribe('a', { rewind: Infinity }))
+  await client.first(1)
+  t.same(data(client), ['new'])
+  t.match(client.gaps, [{ reason: 'expired', channels: ['a'] }])
+})
+
+t.test('who asks for all of a channel is told that some is gone, though all of it had been read here: it was lost while the connection was', async t => {
+  const log = new SharedLog()
+  const line = log.line()
+  const { drive } = await start(t, { backplane: line })
+  log.publish('a', 'old')
+  const first = await drive(stream => stream.subscribe('a', { rewind: Infinity }))
+  await first.client.first(1)
+  await settled(first)
+  line.receiver.broken(new Error('of the test'))
+  const append = (text: string): void => { log.append({ channels: ['a'], kind: 'event', event: undefined, data: text, serialized: false, limits: [{ maxEvents: 2, maxAge: 0, latest: false }] }) }
+  for (const text of ['1', '2', '3', '4']) append(text)
+  line.receiver.mended([...log.lives], log.seq)
+  await first.client.first(3)
+  t.same(first.client.gaps.map(({ reason }) => reason), ['reset'])
+  const { client } = await drive(stream => stream.subscribe('a', { rewind: Infinity }))
+  await client.first(2)
+  t.same(data(client), ['3', '4'])
+  t.match(client.gaps, [{ reason: 'expired', channels: ['a'] }])
+})
+
 t.test('a compressed stream of several channels whose histories were read one by one gets each event as it was published', async t => {
   const log = new SharedLog()
   const texts = ['the price of gold has risen to a new height this morning, and silver followed', 'there is no news of wheat and barley: the fields lie under snow, the mills stand still']
