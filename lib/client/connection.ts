@@ -23,7 +23,12 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     signal.throwIfAborted()
     tell(...args)
   }
-  const parse = makeParser({ ...sink, id: unlessClosed(sink.id), event: unlessClosed(sink.event) }, maxEventLength)
+  const parse = makeParser({
+    id: unlessClosed(sink.id),
+    event: unlessClosed(sink.event),
+    retry: unlessClosed(sink.retry),
+    comment: unlessClosed(sink.comment)
+  }, maxEventLength)
   try {
     // In a turn of its own: who makes a client has time to add listeners, and to close it again.
     await null

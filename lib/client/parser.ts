@@ -5,6 +5,8 @@ export interface Told {
   event (type: string, data: string, hasId: boolean): void
   /** ms to wait before a connection is made again. */
   retry (ms: number): void
+  /** A comment, such as a heartbeat. */
+  comment (): void
 }
 
 /**
@@ -35,12 +37,13 @@ export function makeParser (told: Told, maxLength: number): (text: string) => bo
     }
     const colon = line.indexOf(':')
     const end = colon < 0 ? line.length : colon
-    const name = line.slice(0, end) // '' of a comment
+    const name = line.slice(0, end)
     const value = line.slice(end + (line[end + 1] === ' ' ? 2 : 1))
     if (name === 'data') data = data === undefined ? value : `${data}\n${value}`
     else if (name === 'event') type = value
     else if (name === 'id' && !value.includes('\0')) id = value
     else if (name === 'retry' && /^\d+$/.test(value)) told.retry(+value)
+    else if (name === '') told.comment()
   }
 
   return text => {

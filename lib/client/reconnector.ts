@@ -24,7 +24,7 @@ export class Reconnector implements Source {
   #inactivity: number | undefined
   /** When bytes came. */
   #heard = 0
-  /** The newest event says that no more will come. */
+  /** The newest that came is `sse.end`: if the response ends now, nothing will come any more. Whatever comes after it is of a channel that goes on. */
   #isThrough = false
 
   constructor (settings: Settings, tell: (signal: Signal) => void) {
@@ -81,12 +81,19 @@ export class Reconnector implements Source {
         this.#go({ type: 'opened' })
         this.#hear()
       },
-      id: id => { this.#lastEventId = id },
+      id: id => {
+        this.#isThrough = false
+        this.#lastEventId = id
+      },
       event: (type, data, hasId) => {
         this.#isThrough = type === 'sse.end'
         this.#tell({ kind: 'event', type, data, origin, hasId, lastEventId: this.#lastEventId })
       },
-      retry: ms => { this.#retry = Math.min(ms, LONGEST) }, // digits without end are Infinity
+      retry: ms => {
+        this.#isThrough = false
+        this.#retry = Math.min(ms, LONGEST) // digits without end are Infinity
+      },
+      comment: () => { this.#isThrough = false },
       alive: () => {
         this.#heard = Date.now()
         this.#tell({ kind: 'id', lastEventId: this.#lastEventId })

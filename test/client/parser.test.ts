@@ -4,8 +4,8 @@ import { makeParser } from '../../lib/client/parser.ts'
 
 // Beside parsing.test.ts, which says by example what the standard asks for: another's parser is the judge here, and bounds are tested.
 
-/** What is told, in order: ids, retries, and events with the id of their block. */
-type Line = ['id', string] | ['retry', number] | ['event', string, string, string | undefined]
+/** What is told, in order: ids, retries, comments, and events with the id of their block. */
+type Line = ['id', string] | ['retry', number] | ['comment'] | ['event', string, string, string | undefined]
 
 /** What the pieces of a stream tell, and whether all of them were taken. */
 function read (pieces: Iterable<string>, maxLength = Infinity): { told: Line[], isTaken: boolean } {
@@ -17,7 +17,8 @@ function read (pieces: Iterable<string>, maxLength = Infinity): { told: Line[], 
       told.push(['id', id])
     },
     event: (type, data, hasId) => told.push(['event', type, data, hasId ? last : undefined]),
-    retry: ms => told.push(['retry', ms])
+    retry: ms => told.push(['retry', ms]),
+    comment: () => told.push(['comment'])
   }, maxLength)
   for (const piece of pieces) if (!parse(piece)) return { told, isTaken: false }
   return { told, isTaken: true }
@@ -31,7 +32,8 @@ function judge (text: string): Line[] {
       if (id !== undefined) told.push(['id', id])
       told.push(['event', event, data, id])
     },
-    onRetry: ms => told.push(['retry', ms])
+    onRetry: ms => told.push(['retry', ms]),
+    onComment: () => told.push(['comment'])
   })
   parser.feed(text)
   return told
@@ -110,6 +112,10 @@ t.test('the name, the data and the id of a block are not those of the next one',
     [['id', '1'], ['event', 'tick', 'a', '1'], ['event', 'message', 'b', undefined], ['id', '2'], ['event', 'message', 'c', undefined]])
 })
 
+t.test('a comment is told when its line has ended, and what else is ignored is not', async t => {
+  t.same(read([':\n', ': a\n:', 'b', '\r', '\nunknown: c\n\nid: 1\n: d\ndata: e\n\n: f']).told, [['comment'], ['comment'], ['comment'], ['comment'], ['id', '1'], ['event', 'message', 'e', '1']])
+})
+
 t.test('retry takes digits alone', async t => {
   const values = ['5', '007', '', ' 5', '5 ', '+5', '-5', '5.5', '1e3', '0x5', '٣', 'Infinity', '5\0']
   t.same(read(values.map(value => `retry:${value}\n`)).told, [['retry', 5], ['retry', 7], ['retry', 5]])
@@ -133,7 +139,7 @@ t.test('a line or an event that is too long is refused as soon as it is, whateve
   for (const [text, isTaken, events] of cases) {
     for (const pieces of [[text], [...text], text.split(/(?<=\n)/)]) {
       const { told, ...found } = read(pieces, 10)
-      t.same([found.isTaken, told.length - told.filter(([kind]) => kind === 'id').length], [isTaken, events], JSON.stringify(pieces))
+      t.same([found.isTaken, told.filter(([kind]) => kind === 'event').length], [isTaken, events], JSON.stringify(pieces))
     }
   }
 })

@@ -130,6 +130,21 @@ t.test('sse.end, then a cut: the next answer of 204 closes, with no error of its
   t.equal(asked.length, 4)
 })
 
+t.test('whatever comes after sse.end takes it back, for another channel of the stream may go on: the client comes back from an end in order', { buffered }, async t => {
+  for (const after of ['data: more\n\n', 'retry: 5\n\n', 'id: 2\n\n', ':\n\n', ': beat\r\n']) {
+    const { url, asked } = await serve(t, (one, n) => {
+      one.stream(n === 0 ? 'retry: 5\nid: 1\nevent: sse.end\ndata: {"reason":"done","channels":["a"]}\n\n' : 'data: of b\n\n')
+      if (n > 0) return
+      one.response.write(after)
+      one.response.end()
+    })
+    const { source, errors, data } = observe(t, url, FAST)
+    await soon(() => data.includes('of b') || source.status === 'closed', `the other channel after ${JSON.stringify(after)}`)
+    t.same([source.status, asked.length], ['open', 2], JSON.stringify(after))
+    t.match(errors, [{ code: 'ended', status: 200, readyState: SseClient.CONNECTING }])
+  }
+})
+
 t.test('while nobody listens at the port it tries again and again, and comes back with the server', { buffered }, async t => {
   const first = await serve(t, one => one.stream('retry: 5\nid: 1\ndata: a\n\n'))
   const { told, errors, data, source } = observe(t, first.url, { retry: { min: 20, max: 20 } })
