@@ -89,7 +89,8 @@ function failed (before: number, asked: boolean, { error, retryAfter }: Input & 
   const { code, status } = error
   if (/^40[13]$/.test(`${status}`) && given.canAsk && !asked) return { name: 'asking', failures, error }
   const isFinal = code === 'status' ? !/^(408|429|5..)$/.test(`${status}`) : status === 204 || /type|request|size/.test(code)
-  if (isFinal || !given.canRepeat) return { name: 'closed', error }
+  // Where there are no headers, no request was made yet.
+  if (isFinal || !(given.canRepeat || code === 'headers')) return { name: 'closed', error }
   // Never less than the server asked for, and random above that, up to twice as much after each failure: clients should not come back together.
   const spread = given.random * Math.max(0, Math.min(given.max, least(given) * 2 ** failures) - least(given))
   const held = retryAfter > 0

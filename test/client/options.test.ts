@@ -30,6 +30,16 @@ t.test('headers that throw are an error, and asked for again after a pause', { b
   }
 })
 
+t.test('headers that throw are asked for again also where the request must not be made again: none was made', { buffered }, async t => {
+  const { url, asked } = await serve(t, one => one.stream('data: a\n\n'))
+  let n = 0
+  const { data, errors, source } = observe(t, url, { ...FAST, body: 'x', headers: () => { if (++n === 1) throw new Error('no token'); return {} } })
+  await soon(() => data.length === 1 || source.status === 'closed', 'the stream')
+  t.same([data, source.status], [['a'], 'open'])
+  t.match(errors, [{ code: 'headers', status: 0, readyState: SseClient.CONNECTING }])
+  t.match(asked, [{ request: { method: 'POST' }, body: 'x' }])
+})
+
 t.test('a body makes it a POST, which is made again only once the server has sent an id', { buffered }, async t => {
   const answer = (id: string) => (one: Parameters<Parameters<typeof serve>[1]>[0]): void => {
     one.stream(`retry: 5\n${id}data: a\n\n`)

@@ -150,6 +150,7 @@ t.test('a request that must not be made again is not: it closes where another wa
   const rules = { ...RULES, canRepeat: false }
   t.match(next(STATES.open, failed(CUT), rules), { name: 'closed', error: CUT })
   t.match(next(initial, failed(failure('status', 503)), rules), { name: 'closed', error: { status: 503 } })
+  t.equal(next(initial, failed(failure('headers')), rules).name, 'waiting', 'nothing was sent')
   t.equal(next(STATES.open, { type: 'online' }, rules), STATES.open)
   t.equal(next(STATES.open, { type: 'pagehide' }, rules), STATES.open)
   t.end()
