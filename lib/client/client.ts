@@ -41,7 +41,8 @@ class Client extends EventTarget {
       if (this.status !== 'closed') this.#source = new From(settings, signal => this.#hear(signal), Reconnector)
     }
     // Who shares nothing need not load what sharing takes. If it cannot be loaded, there is a connection all the same.
-    if (options.share) import('./shared.ts').then(({ Shared }) => connect(Shared), () => connect(Reconnector))
+    // A POST is not shared: its answer is to its own body, and a new leader would make it again.
+    if (options.share && settings.isSafe) import('./shared.ts').then(({ Shared }) => connect(Shared), () => connect(Reconnector))
     else connect(Reconnector)
     const { signal } = options
     signal?.addEventListener('abort', () => this.close(), { signal: this.#life.signal })

@@ -40,7 +40,7 @@ export interface SseClientOptions {
   onUnauthorized?: ((status: number) => boolean | Promise<boolean>) | undefined
   /** Makes `event.data` of the text, `JSON.parse` for example; `type` is the event's name. Not asked for `sse.gap` and `sse.end`, which are JSON always. @default data is text */
   parse?: ((data: string, type: any) => any) | undefined // any: JSON.parse has another second parameter
-  /** One connection for all tabs of this origin that ask for the same url with `share`. Needs Web Locks and BroadcastChannel; without them each tab has its own. @default false */
+  /** One connection for all tabs of this origin that ask for the same url with `share`. Needs Web Locks and BroadcastChannel; without them each tab has its own, and so has one with another method than GET or HEAD. @default false */
   share?: boolean | undefined
   /** What makes the requests. @default the global fetch */
   fetch?: typeof fetch | undefined
@@ -50,6 +50,8 @@ export interface SseClientOptions {
 export interface Settings {
   readonly url: string
   readonly init: RequestInit & { readonly method: string, readonly body: NonNullable<RequestInit['body']> | null }
+  /** GET or HEAD: the request changes nothing, so whoever makes it may make it again, and for others. */
+  readonly isSafe: boolean
   readonly headers: () => HeadersLike | Promise<HeadersLike>
   readonly lastEventId: string
   readonly min: number
@@ -76,9 +78,11 @@ export function resolve (url: string | URL, options: SseClientOptions): Settings
   } catch {
     throw new DOMException(`not a url: ${url}`, 'SyntaxError')
   }
+  const init = { method: method.toUpperCase(), body, credentials }
   return {
     url,
-    init: { method: method.toUpperCase(), body, credentials },
+    init,
+    isSafe: /^(GET|HEAD)$/.test(init.method),
     headers: typeof headers === 'function' ? headers : () => headers,
     lastEventId,
     min,

@@ -51,7 +51,7 @@ export class Reconnector implements Source {
       ...this.#settings,
       retry: this.#retry,
       canAsk: !!this.#settings.onUnauthorized,
-      canRepeat: !!this.#lastEventId || /^(GET|HEAD)$/.test(this.#settings.init.method),
+      canRepeat: !!this.#lastEventId || this.#settings.isSafe,
       ...lookAtPage(),
       now: Date.now(),
       random: Math.random()

@@ -29,6 +29,21 @@ t.test('a page that goes to the back/forward cache gives its connection up, and 
   t.same(errors, [], 'nothing failed')
 })
 
+t.test('a POST is kept by a page that goes to the back/forward cache, with `share` too: it is not made a second time', async t => {
+  const { url, asked } = await serve(t, one => one.stream('data: a\n\n'))
+  const pages = [observe(t, url, { ...FAST, body: 'x' }), observe(t, url, { ...FAST, body: 'x', share: true })]
+  await soon(() => pages.every(({ data }) => data.length === 1), 'the streams')
+  for (const [leave, come] of [[() => onPage('pagehide'), () => onPage('pageshow')], [() => onDocument('freeze'), () => onDocument('resume')]] as const) {
+    leave()
+    t.same(pages.map(({ source }) => source.status), ['open', 'open'])
+    come()
+  }
+  // Another one's request, which comes after what those would have asked for.
+  const { data } = observe(t, url, FAST)
+  await soon(() => data.length === 1, 'a stream that comes later')
+  t.same(asked.map(({ request, body }) => [request.method, body]), [['POST', 'x'], ['POST', 'x'], ['GET', '']])
+})
+
 t.test('a page that is shown first, without having been hidden, has one connection', async t => {
   const { url, asked } = await serve(t, one => one.stream('data: a\n\n'))
   const { data } = observe(t, url, FAST)

@@ -124,6 +124,21 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
       for (const tab of [...tabs, front]) await tab.close()
     })
 
+    await t.test('a POST is not shared: each tab has the answer to its own body, and keeps it when another is closed', async t => {
+      const it = await world(t, driver)
+      const tabs = [await it.open(share("body: 'one'")), await it.open(share("body: 'two'"))]
+      t.equal(await tabs[0]!.evaluate('navigator.locks.query().then(({ held, pending }) => held.length + pending.length)'), 0, 'nobody leads')
+      t.same([...it.app.sse.streams].map(({ request }) => request.body), ['one', 'two'])
+      await it.publish()
+      await expect(t, tabs, ['1'], 'each')
+      await tabs[0]!.close()
+      await waitFor('the first to go', () => it.app.sse.streams.size === 1)
+      await it.publish()
+      await expect(t, [tabs[1]!], upTo(2), 'the other')
+      t.equal(of('open')(tabs[1]!).length, 1)
+      await tabs[1]!.close()
+    })
+
     await t.test('without Web Locks, which a page over http does not have, each tab has its own connection', { skip: ADDRESS === undefined && process.env.CI !== 'true' && 'this machine has no address but loopback' }, async t => {
       const it = await world(t, driver, { host: ADDRESS! })
       const tabs = [await it.open(share()), await it.open(share())]

@@ -69,7 +69,7 @@ export async function world (t: Test, driver: Driver, { rewind = 0, host = '127.
     page.heard.sort((a, b) => a.n - b.n) // two requests may overtake each other
     page.told.splice(0, Infinity, ...page.heard.map(({ n, ...one }) => one))
   }, { host })
-  app.get('/events', (request, reply) => reply.sse(channel, { rewind }))
+  app.route({ method: ['GET', 'POST'], url: '/events', handler: (request, reply) => reply.sse(channel, { rewind }) })
   app.get('/client/:file', (request, reply) => reply.type('text/javascript').send(files.get(request.url)))
   app.get('/away', (request, reply) => reply.type('text/html').send('<!doctype html>away'))
   app.get<{ Querystring: { id: string, kind: Kind, options: string } }>('/', ({ query: { id, kind, options } }, reply) => reply.type('text/html').send(`<!doctype html><script type=module>
