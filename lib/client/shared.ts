@@ -99,7 +99,8 @@ export class Shared implements Source {
         // It was stolen: this page was taken for dead, and begins as one that comes.
         if (signal.aborted || !this.#isLeader) return
         this.#leave('paused')
-        this.#join()
+        // Who was told so may have closed it.
+        if (!this.#life.signal.aborted) this.#join()
       })
     }
     request({ signal })

@@ -102,6 +102,22 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
       for (const tab of tabs) await tab.close()
     })
 
+    await t.test('a leader that was taken for dead, and closes when it is told so, makes no new connection', async t => {
+      const it = await world(t, driver)
+      const tab = await it.open(share('headers: () => { window.asked = (window.asked ?? 0) + 1; return {} }'))
+      await waitFor('it to lead', async () => await tab.evaluate('navigator.locks.query().then(({ held }) => held.length)') === 1)
+      await tab.evaluate(`new Promise(resolve => {
+        source.addEventListener('status', ({ status }) => status === 'paused' && source.close())
+        source.addEventListener('status', ({ status }) => status === 'closed' && setTimeout(resolve)) // a new one would ask for headers at once
+        navigator.locks.request('sse GET same-origin ${it.url}/events', { steal: true }, () => {})
+      })`)
+      t.equal(await tab.evaluate('asked'), 1)
+      await waitFor('the connection to go', () => it.app.sse.streams.size === 0)
+      await waitFor('what it was told', () => statuses(tab).includes('closed'))
+      t.same(statuses(tab), ['open', 'paused', 'closed'])
+      await tab.close()
+    })
+
     await t.test('a leader that is frozen hands over, and has missed nothing when it is active again', async t => {
       const it = await world(t, driver)
       const tabs = [await it.open(share()), await it.open(share()), await it.open(share())]
