@@ -26,9 +26,9 @@ const scope = globalThis as Target & { navigator?: { locks?: Locks }, BroadcastC
  * One connection for all tabs: the leader's, who holds the lock.
  *
  * Each tab begins with a connection of its own, so it gets what the route gives to whoever comes. It leaves that one
- * where it meets the leader's: at an id that both have had, or once its own has nothing to bring. What the leader told
- * meanwhile is kept until then. An event whose id a tab has had is not told again, so a new leader may resume from
- * where it was itself. Without Web Locks each tab stays with its own.
+ * where it meets the leader's: at an id that both have had, or once its own has nothing to bring, or is
+ * refused. What the leader told meanwhile is kept until then. An event whose id a tab has had is not told again, so a
+ * new leader may resume from where it was itself. Without Web Locks each tab stays with its own.
  */
 export class Shared implements Source {
   #lastEventId: string
@@ -45,6 +45,8 @@ export class Shared implements Source {
   /** The leader's connection, or one that has not met the leader's. */
   #own: Source | undefined
   #isLeader = false
+  /** 429: the server has as many connections of this user as it takes. */
+  #isRefused = false
   #standing: Standing = { status: 'connecting' }
   /** The id of the newest event. */
   #eventId = ''
@@ -131,12 +133,16 @@ export class Shared implements Source {
   }
 
   #connect (): void {
+    this.#isRefused = false
     const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.#lastEventId }, signal => {
       if (own !== this.#own) return
       if (this.#isLeader && !(signal.kind === 'id' && this.#seen.has(signal.lastEventId))) this.#post(signal)
       this.#take(signal)
       if (signal.kind === 'event') clearTimeout(this.#quiet)
-      else if (signal.kind === 'status' && signal.status === 'open') this.#quiet = setTimeout(() => this.#meet(true), QUIET)
+      else if (signal.kind === 'status') {
+        this.#isRefused = signal.error?.status === 429
+        if (signal.status === 'open') this.#quiet = setTimeout(() => this.#meet(true), QUIET)
+      }
       this.#meet()
     })
     this.#own = own
@@ -152,6 +158,11 @@ export class Shared implements Source {
       return
     }
     this.#pending ??= []
+    // Its own waits for a try, which brings what is told until then. Where no try succeeds, this would grow for ever.
+    if (this.#standing.until) {
+      this.#pending = this.#pending.filter(({ kind }) => kind === 'status').slice(-1)
+      this.#ids = []
+    }
     if (message.kind !== 'here') this.#pending.push(message)
     else {
       this.#ids = message.ids
@@ -164,6 +175,8 @@ export class Shared implements Source {
   #meet (isQuiet = false): void {
     const pending = this.#pending
     if (!pending || this.#isLeader) return
+    // One that has a place to resume from asks again: it would miss what is between that and the leader's.
+    if (this.#isRefused && !this.#lastEventId) isQuiet = true
     let last = pending.length
     while (last-- > 0) {
       const one = pending[last]!

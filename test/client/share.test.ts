@@ -102,6 +102,32 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
       for (const tab of tabs) await tab.close()
     })
 
+    await t.test('where there may be one connection for each user, a tab that is refused its own follows the leader, and leads when that is closed', async t => {
+      const it = await world(t, driver, { plugin: { maxStreamsPerKey: 1 } })
+      const first = await it.open(share())
+      await it.leader([first])
+      const late = await it.open(share())
+      await waitFor('what it was told', () => statuses(late).at(-1) === 'open' && statuses(late)[0] === 'waiting' && of('error')(late)[0] === 'status')
+      t.equal(await it.leader([first, late]), first)
+      for (let n = 0; n < 3; n++) await it.publish()
+      await expect(t, [first, late], upTo(3), 'both')
+
+      // A page that comes back has a place to resume from: following the leader, it would miss what was told meanwhile.
+      await late.evaluate("document.dispatchEvent(new Event('freeze'))")
+      for (let n = 0; n < 2; n++) await it.publish()
+      await expect(t, [first], upTo(5), 'the leader')
+      await late.evaluate("document.dispatchEvent(new Event('resume'))")
+      await waitFor('it to be refused', () => statuses(late).at(-1) === 'waiting')
+      await it.publish()
+      await expect(t, [first], upTo(6), 'the leader')
+      t.same(messages(late), upTo(3))
+      await first.close()
+      await waitFor('the other to lead', () => [...it.app.sse.streams].some(({ request }) => request.headers['x-page'] === late.id))
+      await it.publish()
+      await expect(t, [late], upTo(7), 'with the next leader')
+      await late.close()
+    })
+
     await t.test('a leader that was taken for dead, and closes when it is told so, makes no new connection', async t => {
       const it = await world(t, driver)
       const tab = await it.open(share('headers: () => { window.asked = (window.asked ?? 0) + 1; return {} }'))
