@@ -1,6 +1,7 @@
 import { SseErrorEvent, type Failure } from './error.ts'
 import type { ClientInterface } from './events.ts'
 import { resolve, type SseClientOptions } from './options.ts'
+import { watchPage } from './page.ts'
 import { Reconnector } from './reconnector.ts'
 import type { Shared } from './shared.ts'
 import type { Signal, Source, SseStatus } from './signal.ts'
@@ -38,7 +39,7 @@ class Client extends EventTarget {
     this.#parse = options.parse
     this.lastEventId = settings.lastEventId
     const connect = (From: typeof Reconnector | typeof Shared): void => {
-      if (this.status !== 'closed') this.#source = new From(settings, signal => this.#hear(signal), Reconnector)
+      if (this.status !== 'closed') this.#source = new From(settings, signal => this.#hear(signal), Reconnector, watchPage)
     }
     // Who shares nothing need not load what sharing takes. If it cannot be loaded, there is a connection all the same.
     // A POST is not shared: its answer is to its own body, and a new leader would make it again.

@@ -1,4 +1,5 @@
 import type { Settings } from './options.ts'
+import type { watchPage } from './page.ts'
 import type { Signal, Source, SseStatus, Standing } from './signal.ts'
 
 /** Ids that a tab remembers, to know an event that comes again. */
@@ -11,7 +12,7 @@ const QUIET = 1_000
 /** What crosses between tabs: what the leader's connection tells, the question of a tab that comes, and its answer. */
 type Message = Signal | { readonly kind: 'hello' } | Standing & { readonly kind: 'here', readonly ids: readonly string[] }
 
-/** Makes a connection of one's own. Handed in, so that this file can be loaded apart from the rest. */
+/** Makes a connection of one's own. Handed in, as `watchPage` is, so that this file can be loaded apart from the rest. */
 type Connect = new (settings: Settings, tell: (signal: Signal) => void) => Source
 
 /** Another script of the origin may speak on the channel too, or a page that has another release of this. */
@@ -19,8 +20,7 @@ const isMessage = (data: any): data is Message =>
   data?.kind === 'hello' || (typeof (data?.status ?? data?.lastEventId) === 'string' && (data.kind !== 'here' || Array.isArray(data.ids)))
 
 interface Locks { request (name: string, options: { signal?: AbortSignal, steal?: boolean }, run: () => Promise<void>): Promise<void> }
-interface Target { addEventListener?: (name: string, listener: () => void, options: { signal: AbortSignal }) => void }
-const scope = globalThis as Target & { navigator?: { locks?: Locks }, BroadcastChannel?: unknown, document?: Target }
+const scope = globalThis as { navigator?: { locks?: Locks }, BroadcastChannel?: unknown }
 
 /**
  * One connection for all tabs: the leader's, who holds the lock.
@@ -58,19 +58,16 @@ export class Shared implements Source {
   #misses = 0
   #quiet: ReturnType<typeof setTimeout> | undefined
 
-  constructor (settings: Settings, tell: (signal: Signal) => void, Connect: Connect) {
+  constructor (settings: Settings, tell: (signal: Signal) => void, Connect: Connect, watch: typeof watchPage) {
     this.#settings = settings
     this.#tell = tell
     this.#Connect = Connect
     this.#name = `sse ${settings.init.method} ${settings.init.credentials} ${settings.url}`
     this.#lastEventId = settings.lastEventId
-    const on = (target: Target | undefined, name: string, run: () => void): void => target?.addEventListener?.(name, run, { signal: this.#life.signal })
-    const leave = (): void => this.#leave('paused')
-    const join = (): void => { if (this.#stay.signal.aborted) this.#join() }
-    on(scope, 'pagehide', leave)
-    on(scope.document, 'freeze', leave)
-    on(scope, 'pageshow', join)
-    on(scope.document, 'resume', join)
+    watch(type => {
+      if (type === 'pagehide' || type === 'freeze') this.#leave('paused')
+      else if ((type === 'pageshow' || type === 'resume') && this.#stay.signal.aborted) this.#join()
+    }, this.#life.signal)
     this.#join()
   }
 
