@@ -225,6 +225,9 @@ export class Reader<M extends Member> {
     return this.subscriptions.length > 0 && this.subscriptions.every(({ log, start }) => start === undefined && log.ended && log.current && log.last <= this.position)
   }
 
+  /** Some of its channels have ended, and it is not through. */
+  get endedInPart (): boolean { return !this.ended && this.subscriptions.some(({ log }) => log.ended) }
+
   /** All of its channels have ended, and have nothing more for this client, not even a gap; undefined while that is not known. */
   get nothingToCome (): boolean | undefined {
     return this.settle() ? !this.owesGaps && this.ended : undefined

@@ -441,9 +441,11 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (outlet !== undefined) host.flushing(this)
     // The listeners of 'unsubscribe' and 'close' can still read its channels.
     const { reader } = this
+    const goesOn = reader?.endedInPart === true
     for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)
     this.#left(reader?.subscriptions.map(({ log }) => log.name) ?? [])
     if (retry !== undefined) this.#own.add(encodeRetry(retry))
+    else if (goesOn) this.#own.add(encodeComment('')) // a client would take the end of one channel, as the last word, for that of all
     if (outlet !== undefined) this.#endResponse(outlet, reason)
     this.source?.stop()
     this.#moved()

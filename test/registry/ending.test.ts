@@ -7,8 +7,9 @@ import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import type { SseItem, SsePluginOptions, SseSource } from '../../lib/index.ts'
+import { SseClient } from '../../lib/client/index.ts'
 import { redisBackplane } from '../../lib/redis/index.ts'
-import { build, connect, driver, listen, logger, soon, until, within, type Client } from '../client.ts'
+import { blocks, build, connect, driver, listen, logger, soon, until, within, type Client } from '../client.ts'
 import { RedisServer, noRedis } from '../redis/redis-server.ts'
 import { block, settled, sleep, turn } from '../stream/driving.ts'
 
@@ -336,6 +337,37 @@ t.test('a request for a channel that has ended gets 204 where nothing more is fo
   t.match(app.sse.stats(), { streams: 0, opened: 0, subscriptions: 0, closed: { end: 0 } })
 })
 
+t.test('an end is the last word of a response only where all of its channels have ended', async t => {
+  const { app, open } = await start(t)
+  for (const [name, options, last] of [['a', undefined, { comment: '' }], ['c', { retry: 20 }, { retry: '20' }]] as const) {
+    const client = await open(`${name},b`)
+    await app.sse.channel(name).end()
+    await client.first(1)
+    await [...app.sse.streams][0]!.close(options)
+    await ended(client)
+    t.match(blocks(client.text).at(-1), last)
+  }
+})
+
+t.test('the client for pages comes back where one of its channels has ended and the stream is closed then', async t => {
+  const { app, url, a, b } = await start(t)
+  const source = new SseClient(`${url}/a,b`, { retry: { min: 5, max: 5 } })
+  t.teardown(() => source.close())
+  const told: string[] = []
+  for (const type of ['message', 'sse.end']) source.addEventListener(type, ({ data }) => told.push(data))
+  await soon(() => b.size === 1 && source.status === 'open', 'the client')
+  await a.end()
+  await soon(() => told.length === 1, 'the end of one channel')
+  const [stream] = [...app.sse.streams]
+  await stream!.close()
+  await soon(() => b.size === 1 && source.status === 'open', 'it to come back', 8_000)
+  await b.publish('more')
+  await soon(() => told.length === 2, 'what came then')
+  await b.end()
+  await soon(() => source.status === 'closed', 'the end of all')
+  t.same(told.map(data => data === 'more' || JSON.parse(data).channels), [['a'], true, ['b']])
+})
+
 t.test('it opens where something is to be replayed, a gap is due, or one of the channels goes on', async t => {
   const { open, a, app } = await start(t)
   const first = await a.publish('one')
@@ -548,6 +580,22 @@ t.test('rewind: Infinity beside a channel that pushes everything out says so', a
   t.strictSame(late.gaps.map(({ reason }) => reason), ['expired'])
 })
 
+t.test('rewind: Infinity says so as well where the channel had nothing left for a while, and was forgotten', async t => {
+  const { app, open, a, b } = await start(t, { history: { maxBytes: 20_000 } })
+  await a.publish('one')
+  for (let i = 0; i < 3; i++) await b.publish('x'.repeat(19_000))
+  t.equal(app.sse.stats().history.channels, 1, 'it was looked for what is forgotten')
+  await a.publish('two')
+  const late = await open('a?rewind=Infinity')
+  await late.first(1)
+  t.strictSame(texts(late), ['two'])
+  t.strictSame(late.gaps.map(({ reason }) => reason), ['expired'])
+  const first = await open('new?rewind=Infinity')
+  await app.sse.publish('new', 'one')
+  await first.first(1)
+  t.strictSame(first.gaps, [], 'and not of a channel that never had anything')
+})
+
 t.test('an ended channel is forgotten maxAge after its last entry, and is a new one then', async t => {
   const { app, open, a } = await start(t, { history: { maxAge: 300 } })
   await a.publish('one')
@@ -580,22 +628,6 @@ t.test('a channel that is forgotten while a stream is in it takes events again; 
 
 t.test('without a history a channel ends all the same', async t => {
   const { open, a } = await start(t, { history: { maxEvents: 0 } })
-t.test('rewind: Infinity says so as well where the channel had nothing left for a while, and was forgotten', async t => {
-  const { app, open, a, b } = await start(t, { history: { maxBytes: 20_000 } })
-  await a.publish('one')
-  for (let i = 0; i < 3; i++) await b.publish('x'.repeat(19_000))
-  t.equal(app.sse.stats().history.channels, 1, 'it was looked for what is forgotten')
-  await a.publish('two')
-  const late = await open('a?rewind=Infinity')
-  await late.first(1)
-  t.strictSame(texts(late), ['two'])
-  t.strictSame(late.gaps.map(({ reason }) => reason), ['expired'])
-  const first = await open('new?rewind=Infinity')
-  await app.sse.publish('new', 'one')
-  await first.first(1)
-  t.strictSame(first.gaps, [], 'and not of a channel that never had anything')
-})
-
   const client = await open('a')
   await a.publish('one')
   await a.end()
