@@ -110,7 +110,10 @@ function hold (reply: FastifyReply): void {
   const time = handlerTimeout > 0 ? handlerTimeout - reply.elapsedTime - MARGIN : Infinity
   if (time <= 0) return
   Object.defineProperty(reply, 'sent', { value: true, configurable: true })
-  held.set(reply, time === Infinity ? undefined : setTimeout(release, time, reply))
+  const timer = time === Infinity ? undefined : setTimeout(release, time, reply)
+  held.set(reply, timer)
+  // A hook that replaces the payload answers without a word to us.
+  if (timer !== undefined) reply.raw.once('close', () => clearTimeout(timer))
 }
 
 function release (reply: FastifyReply): void {

@@ -567,6 +567,21 @@ t.test('handlerTimeout answers once, also where the event loop was held when its
   t.match(app.sse.stats(), { streams: 0, opened: 0 })
 })
 
+t.test('an async onSend hook that replaces the payload leaves no timer of the handlerTimeout behind', async t => {
+  const app = await build(t, {}, { handlerTimeout: 60_000 })
+  app.addHook('onSend', async () => {
+    await later()
+    return 'replaced'
+  })
+  app.get('/', async (request, reply) => reply.sse(app.sse.channel('time')))
+  const url = await listen(app)
+  const timers = (): number => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  const before = timers()
+  const client = await ended(await connect(url), 'the response')
+  t.match(client, { text: 'replaced', closed: 'end' })
+  await until(() => timers() <= before, 'no timer to be left')
+})
+
 t.test('an onSend hook that has written the head by itself: the stream follows it', async t => {
   const app = await build(t)
   app.addHook('onSend', (request, reply, payload, done) => {
