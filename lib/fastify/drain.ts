@@ -1,32 +1,22 @@
-import type { Http2ServerRequest } from 'node:http2'
-import type { Server, Socket } from 'node:net'
+import type { Http2ServerRequest, Http2Session } from 'node:http2'
+import type { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Registry } from '../registry/registry.ts'
 
-const address = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`
-
-/** The open sockets of an HTTP/2 server, by the client's address: its sessions do not give them away. */
-export function keepSockets (server: Server): ReadonlyMap<string, Socket> {
-  const sockets = new Map<string, Socket>()
-  server.on('connection', socket => {
-    const client = address(socket)
-    sockets.set(client, socket)
-    socket.once('close', () => sockets.delete(client))
-  })
-  return sockets
-}
+/** The socket of a session. What `session.socket` gives refuses `destroy()`, but its methods for listeners return the socket itself. */
+const socketOf = ({ socket }: Http2Session): Socket => (socket as Socket).off('close', () => {})
 
 /**
  * From preClose on: lets sources finish, tells every stream to come back later, waits for the sockets and for the ends of channels to be
  * acknowledged, and destroys the rest. No longer than `drain.finish` and `drain.timeout` together.
  */
-export async function drain (registry: Registry, sockets: ReadonlyMap<string, Socket>): Promise<void> {
+export async function drain (registry: Registry): Promise<void> {
   const { streams, publishers, sweep, options: { drain: { finish, timeout } } } = registry
   registry.closing = true
   // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
   const sessions = new Set([...streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
-  // A session whose client takes nothing waits for it even when destroyed, and lets nobody destroy its socket: so the server's own.
-  const taken = [...sessions].map(session => session === undefined ? undefined : sockets.get(address(session.socket as Socket)))
+  // A session whose client takes nothing waits for it even when destroyed: its socket must be.
+  const sockets = [...sessions].map(session => session && socketOf(session))
   for (const session of sessions) session?.close()
   const fed = []
   for (const stream of streams) {
@@ -42,7 +32,7 @@ export async function drain (registry: Registry, sockets: ReadonlyMap<string, So
   const waiting = [...sweep.ending]
   if (await within(timeout, [...waiting.map(({ done }) => done), ...publishers.running])) return
   for (const stream of waiting) stream.destroy()
-  for (const socket of taken) socket?.destroy()
+  for (const socket of sockets) socket?.destroy()
 }
 
 /** Whether all of them are settled in time, in ms. */

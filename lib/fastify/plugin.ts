@@ -1,5 +1,4 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
-import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import fp from 'fastify-plugin'
 import { SSE_ERR_ALREADY_REGISTERED, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
@@ -9,7 +8,7 @@ import { resolveOptions, type RegistryOptions } from '../options.ts'
 import { Registry } from '../registry/registry.ts'
 import type { SseRegistry } from '../registry/sse-registry.ts'
 import { Admission } from './admission.ts'
-import { drain, keepSockets } from './drain.ts'
+import { drain } from './drain.ts'
 import { requestLogging } from './logging.ts'
 import { kStream, onError, open, type Reply } from './reply.ts'
 import { acceptsSse } from './request.ts'
@@ -44,8 +43,7 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   app.addHook('onError', (request, reply, error, done) => {
     onError(reply as Reply, done)
   })
-  const sockets = app.initialConfig.http2 === true ? keepSockets(app.server) : new Map<string, Socket>()
-  app.addHook('preClose', () => drain(registry, sockets))
+  app.addHook('preClose', () => drain(registry))
   app.addHook('onClose', async () => {
     unsubscribe(HANDLER_ERROR, onHandlerError)
     await registry.close()

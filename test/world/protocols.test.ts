@@ -1,8 +1,10 @@
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import http2 from 'node:http2'
 import https from 'node:https'
 import net, { type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
@@ -289,23 +291,28 @@ for (const protocol of ALL) {
 }
 
 for (const protocol of ALL) {
-  t.test(`${protocol}: app.close() does not wait longer than its timeout for a connection that takes no bytes at all`, async t => {
-    const app = await serve(t, protocol, { drain: { timeout: 300 } })
-    const port = await listen(app)
-    const wire = await stoppable(t, port)
-    const client = peer(t, protocol, wire.port, { initialWindowSize: 2 ** 30 })
-    if (client.session !== undefined) {
-      await once(client.session, 'connect')
-      client.session.setLocalWindowSize(2 ** 30)
-    }
-    await client.open('/events')
-    await until(() => app.sse.channel('time').size === 1, 'it to be subscribed')
-    wire.stop()
-    for (let n = 0; n < 100; n++) await app.sse.channel('time').publish('x'.repeat(256 * 1024))
-    await full(app)
-    const took = await within(5_000, app.close(), 'app.close()').finally(() => wire.cut())
-    t.ok(took >= 250, `it was waited for, ${took} ms`)
-  })
+  for (const to of ['TCP', 'a unix socket']) {
+    t.test(`${protocol}: app.close() does not wait longer than its timeout for a connection over ${to} that takes no bytes at all`, async t => {
+      const app = await serve(t, protocol, { drain: { timeout: 300 } })
+      app.get('/quiet', (request, reply) => reply.sse(app.sse.channel('quiet')))
+      const at = to === 'TCP' ? await listen(app) : await app.listen({ path: socketPath(t) })
+      const wire = await stoppable(t, at)
+      const client = peer(t, protocol, wire.port, { initialWindowSize: 2 ** 30 })
+      if (client.session !== undefined) {
+        await once(client.session, 'connect')
+        client.session.setLocalWindowSize(2 ** 30)
+      }
+      await client.open('/events')
+      // Whoever came last must not stand for the one that hangs.
+      await peer(t, protocol, (await stoppable(t, at)).port).open('/quiet')
+      await until(() => app.sse.stats().subscriptions === 2, 'both to be subscribed')
+      wire.stop()
+      for (let n = 0; n < 100; n++) await app.sse.channel('time').publish('x'.repeat(256 * 1024))
+      await full(app)
+      const took = await within(5_000, app.close(), 'app.close()').finally(() => wire.cut())
+      t.ok(took >= 250, `it was waited for, ${took} ms`)
+    })
+  }
 }
 
 for (const protocol of MULTIPLEXED) {
@@ -430,11 +437,18 @@ t.test('nothing was left unhandled', async t => {
   t.strictSame(accidents, [])
 })
 
+/** Of a socket that is not there yet. A path of more than 100 bytes would be cut. */
+function socketPath (t: Test): string {
+  const directory = mkdtempSync(join(tmpdir(), 'sse-'))
+  t.teardown(() => rmSync(directory, { recursive: true }))
+  return join(directory, 'socket')
+}
+
 /** A wire between client and server that can stop taking bytes, as a network does that has gone. */
-async function stoppable (t: Test, to: number): Promise<{ port: number, stop (): void, cut (): void }> {
+async function stoppable (t: Test, to: number | string): Promise<{ port: number, stop (): void, cut (): void }> {
   const sockets: net.Socket[] = []
   const server = net.createServer(client => {
-    const upstream = net.connect(to, '127.0.0.1')
+    const upstream = net.connect(typeof to === 'string' ? { path: to } : { port: to, host: '127.0.0.1' })
     client.pipe(upstream).pipe(client)
     for (const socket of [client, upstream]) sockets.push(socket.on('error', () => {}))
   })
