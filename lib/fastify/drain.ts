@@ -14,7 +14,7 @@ export async function drain (registry: Registry): Promise<void> {
   const { streams, publishers, sweep, options: { drain: { finish, timeout } } } = registry
   registry.closing = true
   // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
-  const sessions = new Set([...streams].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
+  const sessions = new Set([...streams, ...sweep.ending].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
   // A session whose client takes nothing waits for it even when destroyed: its socket must be.
   const sockets = [...sessions].map(session => session && socketOf(session))
   for (const session of sessions) session?.close()

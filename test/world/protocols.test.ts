@@ -358,6 +358,22 @@ for (const protocol of MULTIPLEXED) {
     t.strictSame(datas(witness), ['still here'])
   })
 
+  t.test(`${protocol}: app.close() does not wait longer than its timeout for a connection that takes no bytes at all, though its stream ended before`, async t => {
+    const app = await serve(t, protocol, { drain: { timeout: 300 } })
+    const wire = await stoppable(t, await listen(app))
+    const client = peer(t, protocol, wire.port, { initialWindowSize: 2 ** 30 })
+    await once(client.session!, 'connect')
+    client.session!.setLocalWindowSize(2 ** 30)
+    await client.open('/events')
+    const [stream] = await until(() => app.sse.streams.size === 1 && app.sse.streams, 'the stream')
+    wire.stop()
+    for (let n = 0; n < 100; n++) await app.sse.channel('time').publish('x'.repeat(256 * 1024))
+    await full(app)
+    stream!.close()
+    t.equal(app.sse.streams.size, 0)
+    await within(5_000, app.close(), 'app.close()').finally(() => wire.cut())
+  })
+
   t.test(`${protocol}: a session that outlives its only stream holds app.close() up no longer than Fastify's http2SessionTimeout`, async t => {
     const app = await serve(t, protocol, {}, { http2SessionTimeout: 300 })
     const port = await listen(app)
