@@ -17,8 +17,8 @@ export const SSE_ERR_INVALID_CHANNEL = createError<[rule: string, received: stri
   'SSE_ERR_INVALID_CHANNEL', 'channel: must be %s, received %s', 500, TypeError)
 
 /** `reply.sse()` or `publishFrom()` was given something that it cannot read events from, or an option that it does not take. */
-export const SSE_ERR_INVALID_SOURCE = createError<[where: string, what: string, rule: string, received: string]>(
-  'SSE_ERR_INVALID_SOURCE', '%s: %s must be %s, received %s', 500, TypeError)
+export const SSE_ERR_INVALID_SOURCE = createError<[where: string, rule: string, received: string]>(
+  'SSE_ERR_INVALID_SOURCE', '%s: the source must be %s, received %s', 500, TypeError)
 
 /** `maxStreams` streams are open in this process. The response carries `Retry-After`. */
 export const SSE_ERR_TOO_MANY_STREAMS = createError<[max: number]>(

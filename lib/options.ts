@@ -88,15 +88,18 @@ export interface RegistryOptions {
 }
 
 /** What bounds the history of one channel. */
-interface Limits {
+export interface ChannelLimits {
+  /** Entries; an end is kept besides. */
   readonly maxEvents: number
+  /** Milliseconds; 0 = no limit. */
   readonly maxAge: number
+  /** Only the newest entry counts. */
   readonly latest: boolean
 }
 
 /** What is kept for replay: `history` with its defaults. */
 export interface HistoryOptions {
-  readonly limits: Limits
+  readonly limits: ChannelLimits
   readonly maxBytes: number
   readonly channel: ((name: string) => unknown) | undefined
 }
@@ -186,7 +189,7 @@ export function compression (value: unknown, whole: Compression | undefined): Co
  * What bounds the history of this channel.
  * @throws SSE_ERR_INVALID_OPTION where `history.channel` throws, or answers nonsense
  */
-export function channelLimits ({ limits, channel }: HistoryOptions, name: string): Limits {
+export function channelLimits ({ limits, channel }: HistoryOptions, name: string): ChannelLimits {
   if (channel === undefined) return limits
   let own: unknown
   try {

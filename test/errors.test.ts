@@ -36,7 +36,7 @@ t.test('messages name what is wrong, the rule and the value', async t => {
   t.equal(new errors.SSE_ERR_INVALID_EVENT('id', 'must be short', '"x"').message, 'event: "id" must be short, received "x"')
   t.equal(new errors.SSE_ERR_EVENT_TOO_LARGE(12, 10).message, 'event: it has 12 bytes when encoded, but "maxEventBytes" is 10')
   t.equal(new errors.SSE_ERR_INVALID_CHANNEL('a name', '5').message, 'channel: must be a name, received 5')
-  t.equal(new errors.SSE_ERR_INVALID_SOURCE('reply.sse()', 'the source', 'one', '"x"').message, 'reply.sse(): the source must be one, received "x"')
+  t.equal(new errors.SSE_ERR_INVALID_SOURCE('reply.sse()', 'one', '"x"').message, 'reply.sse(): the source must be one, received "x"')
   t.equal(new errors.SSE_ERR_TOO_MANY_STREAMS(5).message, '"maxStreams" is 5, and that many streams are open')
   t.equal(new errors.SSE_ERR_TOO_MANY_STREAMS_FOR_KEY(5).message, '"maxStreamsPerKey" is 5, and that many streams are open for this client')
   t.match(new errors.SSE_ERR_ALREADY_SENT('GET', '/x').message, 'GET /x')

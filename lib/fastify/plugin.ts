@@ -27,7 +27,7 @@ async function plugin (app: FastifyInstance, given: SsePluginOptions): Promise<v
   const options = resolveOptions(given)
   const admission = new Admission(options)
   const logs = requestLogging(app)
-  const registry = new Registry(options, checkBackplane(given.backplane) ?? memoryBackplane(), app.log, {
+  const registry = new Registry(options, checkBackplane(given.backplane), app.log, {
     left: ({ key }) => admission.leave(key),
     // Fastify logs nothing when a client leaves, and runs no onResponse hook.
     closed: ({ request }, told) => { if (logs(request)) request.log.info(told, 'stream closed') }
@@ -57,8 +57,7 @@ export default fp(plugin, { fastify: '5.x', name: 'fastify-sse-channels' })
 
 const METHODS = { backplane: ['open', 'append', 'close'], shared: ['watch', 'unwatch', 'read', 'seq'] }
 
-function checkBackplane (value: Backplane | undefined): Backplane | undefined {
-  if (value === undefined) return undefined
+function checkBackplane (value: Backplane = memoryBackplane()): Backplane {
   const methods = typeof value === 'object' && value !== null && 'watch' in value ? [...METHODS.backplane, ...METHODS.shared] : METHODS.backplane
   for (const method of methods) {
     if (typeof (value as unknown as Record<string, unknown> | null)?.[method] === 'function') continue

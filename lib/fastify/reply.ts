@@ -3,8 +3,9 @@ import type { FastifyReply } from 'fastify'
 import { SSE_ERR_ALREADY_SENT, SSE_ERR_CLOSED } from '../errors.ts'
 import { checkAnswer, isPlain } from '../checks.ts'
 import type { Registry } from '../registry/registry.ts'
+import { discardFeed } from '../stream/feed.ts'
 import { isGone } from '../stream/outlet.ts'
-import { attachSource, checkSource, discardSource, type SseSource } from '../stream/source.ts'
+import { attachSource, checkSource, type SseSource } from '../stream/source.ts'
 import { checkStreamOptions, type SseOptions, type SseStream } from '../stream/sse-stream.ts'
 import { Stream } from '../stream/stream.ts'
 import type { Admission } from './admission.ts'
@@ -45,7 +46,7 @@ export function open (registry: Registry, admission: Admission, reply: Reply, ar
     else send(registry, reply, stream)
     return driven ? stream : reply
   } catch (error) {
-    discardSource(source)
+    discardFeed(source)
     throw error
   }
 }

@@ -1,3 +1,7 @@
+import type { ChannelLimits } from '../options.ts'
+
+export type { ChannelLimits } from '../options.ts'
+
 /**
  * What gives entries their order, keeps them for other processes, and tells each process of those it asks for: the seam between the
  * log of a process and the world. This file is the contract; `test/log/backplane-contract.ts` runs it.
@@ -71,16 +75,6 @@ export interface Life {
   readonly end: number
   /** A loss of acknowledged entries was proved when it began: of cursors of older lives nothing can be proved. */
   readonly broken: boolean
-}
-
-/** What bounds the history of one channel. */
-export interface ChannelLimits {
-  /** Entries; an end is kept besides. */
-  readonly maxEvents: number
-  /** Milliseconds; 0 = no limit. */
-  readonly maxAge: number
-  /** Only the newest entry counts. */
-  readonly latest: boolean
 }
 
 /** What goes into the log. */

@@ -1,11 +1,8 @@
 import { checkNames, checkSignal, isPlain } from '../checks.ts'
 import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
-import { isChannel, kRegistry, type Channel, type PublishEvent } from '../stream/channel.ts'
+import { isChannel, kRegistry, type Channel, type EndOptions, type PublishEvent, type PublishFromOptions } from '../stream/channel.ts'
 import type { SseFeed } from '../stream/feed.ts'
 import type { StoredEvent } from '../wire/event.ts'
-
-export interface EndOptions { readonly reason?: string | undefined }
-export interface PublishFromOptions { readonly signal?: AbortSignal | undefined, readonly end?: boolean | undefined }
 
 /** What a handle asks of its registry. */
 export interface ChannelHost {

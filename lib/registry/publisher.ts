@@ -1,9 +1,9 @@
 import type { Log } from '../log/log.ts'
 import type { Mover } from '../delivery/pass.ts'
+import type { PublishFromOptions } from '../stream/channel.ts'
 import { feed, type SseFeed } from '../stream/feed.ts'
 import { SSE_ERR_CHANNEL_ENDED } from '../errors.ts'
 import type { SseEvent } from '../wire/event.ts'
-import type { PublishFromOptions } from './channel.ts'
 
 /** Events of one source that are published and not acknowledged yet, at most. */
 const IN_FLIGHT = 64
@@ -37,11 +37,11 @@ export class Publishers {
     return await running
   }
 
-  /** How many are members of a channel. */
-  of (name: string): number {
-    let members = 0
-    for (const { name: other, listens } of this.#running.keys()) if (listens && other === name) members++
-    return members
+  /** How many of the members of a channel are publishers. */
+  of (members: ReadonlySet<Mover>): number {
+    let count = 0
+    for (const publisher of this.#running.keys()) if (members.has(publisher)) count++
+    return count
   }
 
   /** What settles when each of them is through. */
@@ -56,11 +56,9 @@ export class Publishers {
 export class Publisher implements Mover {
   ready = false
   readonly reader = undefined
-  /** It is a member of its channel, though no stream. */
-  listens = true
 
   readonly #host: PublisherHost
-  readonly name: string
+  readonly #name: string
   readonly #ends: boolean
   readonly #inFlight = new Set<Promise<void>>()
   #stopSource: (() => void) | undefined
@@ -74,14 +72,14 @@ export class Publisher implements Mover {
   /** @param ends the channel ends with the source */
   constructor (host: PublisherHost, name: string, ends: boolean) {
     this.#host = host
-    this.name = name
+    this.#name = name
     this.#ends = ends
   }
 
   /** Resolves with the reason of the end once the end is in the log; rejects with what the source throws, or what cannot be published. */
   async run (source: SseFeed): Promise<string> {
     const { log } = this.#host
-    const channel = log.join(this.name, this)
+    const channel = log.join(this.#name, this)
     this.#look()
     const publisher = this
     const fed = feed(source, {
@@ -98,22 +96,21 @@ export class Publisher implements Mover {
       this.#fail(cause)
     } finally {
       log.leave(channel, this)
-      this.listens = false
     }
     return await this.#finish()
   }
 
   async #finish (): Promise<string> {
     if (this.#stopped !== undefined) {
-      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.name, await this.#stopped.reason)
+      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.#name, await this.#stopped.reason)
       return await this.#stopped.reason
     }
     if (this.#error !== undefined) {
       // The text of the error is nobody else's business. Where the backplane is away the readers cannot be told.
-      if (this.#ends) await this.#host.end(this.name, 'error').catch(() => {})
+      if (this.#ends) await this.#host.end(this.#name, 'error').catch(() => {})
       throw this.#error.cause
     }
-    if (this.#ends) await this.#host.end(this.name, 'done')
+    if (this.#ends) await this.#host.end(this.#name, 'done')
     return 'done'
   }
 
@@ -147,7 +144,7 @@ export class Publisher implements Mover {
   /** Several are in flight: the order of the calls is that of the log. */
   async #take (event: SseEvent | string): Promise<void> {
     if (this.#done) return // a source that was told to stop may have had one more on its way
-    const publishing: Promise<void> = this.#host.append(this.name, event)
+    const publishing: Promise<void> = this.#host.append(this.#name, event)
       .then(() => {}, error => {
         if (error instanceof SSE_ERR_CHANNEL_ENDED) this.#ended()
         else this.#fail(error)
@@ -159,12 +156,12 @@ export class Publisher implements Mover {
 
   /** Why the channel has ended. */
   async #reason (): Promise<string> {
-    const newest = (await this.#host.log.kept(this.name, 1).catch(() => [])).at(-1)
+    const newest = (await this.#host.log.kept(this.#name, 1).catch(() => [])).at(-1)
     return newest?.kind === 'end' ? newest.data : 'ended'
   }
 
   #look (): void {
-    if (this.#host.log.channels.get(this.name)?.ended === true) this.#ended()
+    if (this.#host.log.channels.get(this.#name)?.ended === true) this.#ended()
   }
 
   // As a member of the channel, it hears of the end

@@ -6,12 +6,13 @@ import { SSE_ERR_CLOSED, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_INVALID_EVENT, SSE_ERR
 import type { Backplane, Entry, NewEntry } from '../log/backplane.ts'
 import { Log } from '../log/log.ts'
 import { channelLimits, type ResolvedOptions } from '../options.ts'
+import type { EndOptions, PublishFromOptions } from '../stream/channel.ts'
 import { discardFeed, isFeed, type SseFeed } from '../stream/feed.ts'
 import { Pieces, storedEvent } from '../stream/pieces.ts'
 import type { StreamEvents, StreamHost } from '../stream/host.ts'
 import type { Stream } from '../stream/stream.ts'
 import { checkFields, measureEvent, twoArguments, type EventFields, type SseEvent, type StoredEvent } from '../wire/event.ts'
-import { ChannelHandle, checkEndOptions, checkName, checkPublishFromOptions, namesOf, type EndOptions, type PublishFromOptions } from './channel.ts'
+import { ChannelHandle, checkEndOptions, checkName, checkPublishFromOptions, namesOf } from './channel.ts'
 import { Publishers } from './publisher.ts'
 import type { SseRegistryEvents } from './sse-registry.ts'
 import { Reports } from './reports.ts'
@@ -121,7 +122,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   async #publishFrom (name: string, source: SseFeed, options: PublishFromOptions): Promise<string> {
     try {
       if (this.closing) throw new SSE_ERR_CLOSED('publishFrom()')
-      if (!isFeed(source)) throw new SSE_ERR_INVALID_SOURCE('publishFrom()', 'the source', 'an iterable or async iterable of events, a Readable or a web stream', received(source))
+      if (!isFeed(source)) throw new SSE_ERR_INVALID_SOURCE('publishFrom()', 'an iterable or async iterable of events, a Readable or a web stream', received(source))
       return await this.publishers.run(name, source, checkPublishFromOptions(options))
     } catch (error) {
       discardFeed(source)
@@ -156,8 +157,8 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   // What a handle calls
 
   size (name: string): number {
-    const size = this.log.channels.get(name)?.members.size ?? 0
-    return size === 0 ? 0 : size - this.publishers.of(name)
+    const members = this.log.channels.get(name)?.members
+    return members === undefined ? 0 : members.size - this.publishers.of(members)
   }
 
   async recent (name: string, limit = Infinity): Promise<StoredEvent[]> {

@@ -1,36 +1,22 @@
-import type { CloseReason } from '../stream/sse-stream.ts'
+import type { StreamCounters } from '../stream/host.ts'
 
 /** Counters of one process: for metrics. */
-export interface SseStats {
+export interface SseStats extends StreamCounters {
   /** Open now, those included whose onSend hooks are still running. */
   streams: number
   /** Channels that have members now. */
   channels: number
-  /** Pairs of a stream and a channel, now. */
-  subscriptions: number
-  /** Streams whose socket is full now. */
-  blocked: number
   /** publish() calls of this process that were acknowledged. */
   published: number
   /** Entries that came from the backplane, whoever published them. */
   received: number
-  /** Channel events written, streams added up. */
-  delivered: number
-  /** Bytes of response bodies. */
-  bytesWritten: number
-  /** Gap events written. */
-  gaps: number
-  /** Streams opened. */
-  opened: number
-  /** Streams closed, of those opened. */
-  closed: Record<CloseReason, number>
   /** What is kept in this process: channels, their entries, and bytes as encoded. An entry of several channels counts for each. */
   history: { channels: number, events: number, bytes: number }
   backplane: 'up' | 'down'
 }
 
 /** What is counted while streams and the backplane work. */
-export type Counters = Omit<SseStats, 'streams' | 'channels' | 'received' | 'history' | 'backplane'>
+export type Counters = StreamCounters & Pick<SseStats, 'published'>
 
 export function makeCounters (): Counters {
   return {

@@ -27,6 +27,20 @@ export type StoredEventOf<Events> = IsAny<Events> extends true
       : { event: Name }) }[keyof Events & string]
     : never
 
+/** What `Channel.end()` takes. */
+export interface EndOptions {
+  /** Why the channel ends: its clients are told. @default 'done' */
+  reason?: string | undefined
+}
+
+/** What `Channel.publishFrom()` takes. */
+export interface PublishFromOptions {
+  /** Stops the source when it aborts, and ends the channel with the reason `aborted`. */
+  signal?: AbortSignal | undefined
+  /** Whether the channel ends with the source; false: it goes on afterwards. @default true */
+  end?: boolean | undefined
+}
+
 /** A named group of streams: publish to it, and every subscribed stream of every process gets the event. */
 export interface Channel<Events = any> {
   readonly name: string
@@ -41,19 +55,17 @@ export interface Channel<Events = any> {
   /**
    * Ends the channel: streams that reach the end get the event `sse.end`, with `reason` and `channels`, and close when all of their
    * channels have ended. Resolves with the cursor of the end; a second end, from any process, with that of the first one.
-   * @param options.reason @default 'done'
    * @throws (rejects) SSE_ERR_INVALID_OPTION, SSE_ERR_EVENT_TOO_LARGE, SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED
    */
-  end (options?: { reason?: string | undefined }): Promise<string>
+  end (options?: EndOptions): Promise<string>
   /**
    * Publishes what a source yields, in order, at the pace of the backplane, whoever listens; then ends the channel. Where somebody else ends
    * the channel, or the signal aborts, the source is stopped at once, although it may wait for something. A source that throws ends the
    * channel with the reason `error`; so does one that yields what cannot be published.
-   * @param options.end @default true; false: the channel goes on afterwards
    * @returns the reason of the end: 'done', 'aborted' by the signal, 'closed' by app.close(), or what whoever ended it said
    * @throws (rejects) what the source throws, SSE_ERR_INVALID_SOURCE, SSE_ERR_INVALID_OPTION, and what `publish` and `end` reject with
    */
-  publishFrom (source: SseFeed, options?: { signal?: AbortSignal | undefined, end?: boolean | undefined }): Promise<'done' | string>
+  publishFrom (source: SseFeed, options?: PublishFromOptions): Promise<'done' | string>
   /**
    * The newest events kept of this channel, newest last, from the backplane.
    * @param limit how many at most; all by default

@@ -20,12 +20,19 @@ export interface StreamEvents {
 
 /** What streams count. */
 export interface StreamCounters {
+  /** Pairs of a stream and a channel, now. */
   subscriptions: number
+  /** Streams whose socket is full now. */
   blocked: number
+  /** Channel events written, streams added up. */
   delivered: number
+  /** Bytes of response bodies. */
   bytesWritten: number
+  /** Gap events written. */
   gaps: number
+  /** Streams opened. */
   opened: number
+  /** Streams closed, of those opened. */
   closed: Record<CloseReason, number>
 }
 

@@ -16,7 +16,7 @@ export type SseSource<Request = FastifyRequest> =
 /** @throws SSE_ERR_INVALID_SOURCE */
 export function checkSource (source: unknown): asserts source is SseSource {
   if (isChannel(source) || typeof source === 'function' || isFeed(source)) return
-  throw new SSE_ERR_INVALID_SOURCE('reply.sse()', 'the source', 'a channel, channels, an iterable or async iterable of events, a Readable, a web stream or a function', received(source))
+  throw new SSE_ERR_INVALID_SOURCE('reply.sse()', 'a channel, channels, an iterable or async iterable of events, a Readable, a web stream or a function', received(source))
 }
 
 /** The stream of a source. */
@@ -38,11 +38,6 @@ export function attachSource (stream: Fed, source: SseSource): void {
   if (stream.state === 'closed') stream.source.stop()
 }
 
-/** Tells a source that was not started that nobody will read it. */
-export function discardSource (source: unknown): void {
-  discardFeed(source)
-}
-
 /** What feeds a stream besides its channels: an iterable, or a function. */
 export class Source {
   /** It is not through. */
@@ -52,7 +47,7 @@ export class Source {
 
   constructor (source: Exclude<SseSource, Channel | readonly Channel[]>) {
     this.#source = source
-    this.#stop = () => discardSource(source)
+    this.#stop = () => discardFeed(source)
     // It may fail before it is read, while onSend hooks run; whoever reads it then gets the error.
     if (source instanceof Readable) source.on('error', () => {})
   }
