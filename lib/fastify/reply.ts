@@ -56,7 +56,7 @@ function admit (registry: Registry, admission: Admission, reply: Reply, options:
   const { request } = reply
   const key = admission.perKey ? checkAnswer('streamKey', registry.options.streamKey(request)) : undefined
   try {
-    admission.enter(key)
+    admission.enter(registry.streams.size, key)
   } catch (error) {
     reply.header('retry-after', Math.max(1, Math.ceil(registry.options.retry / 1000)))
     throw error

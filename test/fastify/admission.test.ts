@@ -9,57 +9,55 @@ import { build, ended, isStream } from './app.ts'
 t.test('without limits everybody enters', async t => {
   const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: Infinity })
   t.equal(admission.perKey, false, 'and nobody needs a key')
-  for (let i = 0; i < 10_000; i++) admission.enter(undefined)
+  for (let i = 0; i < 10_000; i++) admission.enter(i, undefined)
 })
 
-t.test('one stream too many is refused, until one has left', async t => {
+t.test('one stream too many is refused', async t => {
   const admission = new Admission({ maxStreams: 2, maxStreamsPerKey: Infinity })
-  admission.enter('a')
-  admission.enter('b')
-  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS', statusCode: 503, message: '"maxStreams" is 2, and that many streams are open' })
-  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS' }, 'a refusal counts for nothing')
-  admission.leave('a')
-  admission.enter('c')
-  t.throws(() => admission.enter('d'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+  admission.enter(0, 'a')
+  admission.enter(1, 'b')
+  t.throws(() => admission.enter(2, 'c'), { code: 'SSE_ERR_TOO_MANY_STREAMS', statusCode: 503, message: '"maxStreams" is 2, and that many streams are open' })
 })
 
 t.test('one stream too many for its key is refused, and other keys go on', async t => {
   const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 2 })
   t.equal(admission.perKey, true)
-  admission.enter('a')
-  admission.enter('a')
-  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY', statusCode: 429, message: '"maxStreamsPerKey" is 2, and that many streams are open for this client' })
-  admission.enter('b')
+  admission.enter(0, 'a')
+  admission.enter(1, 'a')
+  t.throws(() => admission.enter(2, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY', statusCode: 429, message: '"maxStreamsPerKey" is 2, and that many streams are open for this client' })
+  admission.enter(2, 'b')
   admission.leave('a')
-  admission.enter('a')
-  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
-  admission.enter('b')
-  t.throws(() => admission.enter('b'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  admission.enter(2, 'a')
+  t.throws(() => admission.enter(3, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  admission.enter(3, 'b')
+  t.throws(() => admission.enter(4, 'b'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
 })
 
-t.test('a stream that its key refuses does not count among all, nor one refused among all for its key', async t => {
+t.test('a refused stream does not count for its key', async t => {
   const admission = new Admission({ maxStreams: 2, maxStreamsPerKey: 1 })
-  admission.enter('a')
-  for (let i = 0; i < 5; i++) t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
-  admission.enter('b')
-  t.throws(() => admission.enter('c'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
-  t.throws(() => admission.enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' }, 'all counts first')
+  admission.enter(0, 'a')
+  for (let i = 0; i < 5; i++) t.throws(() => admission.enter(1, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  admission.enter(1, 'b')
+  t.throws(() => admission.enter(2, 'c'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+  t.throws(() => admission.enter(2, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' }, 'all counts first')
+  admission.leave('a')
   admission.leave('b')
-  admission.enter('c')
+  admission.enter(0, 'c')
+  admission.enter(1, 'a')
 })
 
 t.test('the limit 0 lets nobody in', async t => {
-  t.throws(() => new Admission({ maxStreams: 0, maxStreamsPerKey: Infinity }).enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
-  t.throws(() => new Admission({ maxStreams: Infinity, maxStreamsPerKey: 0 }).enter('a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  t.throws(() => new Admission({ maxStreams: 0, maxStreamsPerKey: Infinity }).enter(0, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS' })
+  t.throws(() => new Admission({ maxStreams: Infinity, maxStreamsPerKey: 0 }).enter(0, 'a'), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
 })
 
 t.test('any value is a key, and is not mixed up with another', async t => {
   const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 1 })
   const keys = [undefined, null, 0, '0', '', false, NaN, {}, {}, Symbol('a'), Symbol('a'), '__proto__', 'constructor', 1n]
-  for (const key of keys) admission.enter(key)
-  for (const key of keys) t.throws(() => admission.enter(key), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
+  for (const key of keys) admission.enter(0, key)
+  for (const key of keys) t.throws(() => admission.enter(0, key), { code: 'SSE_ERR_TOO_MANY_STREAMS_FOR_KEY' })
   for (const key of keys) admission.leave(key)
-  for (const key of keys) admission.enter(key)
+  for (const key of keys) admission.enter(0, key)
 })
 
 t.test('a key whose streams have all left is let go of', async t => {
@@ -68,8 +66,8 @@ t.test('a key whose streams have all left is let go of', async t => {
   const admission = new Admission({ maxStreams: Infinity, maxStreamsPerKey: 5 })
   const come = (): WeakRef<object> => {
     const key = {}
-    admission.enter(key)
-    admission.enter(key)
+    admission.enter(0, key)
+    admission.enter(1, key)
     admission.leave(key)
     admission.leave(key)
     return new WeakRef(key)
