@@ -1,6 +1,6 @@
 import createError from '@fastify/error'
 
-/** An option of `register()` breaks its rule. Thrown at registration. */
+/** An option of `register()`, or of a call that takes options, breaks its rule or does not exist; or `streamKey`, a `filter` or `history.channel` gave an answer that is none. */
 export const SSE_ERR_INVALID_OPTION = createError<[option: string, rule: string, received: string]>(
   'SSE_ERR_INVALID_OPTION', 'option "%s" must be %s, received %s', 500, TypeError)
 
@@ -16,7 +16,7 @@ export const SSE_ERR_EVENT_TOO_LARGE = createError<[bytes: number, max: number]>
 export const SSE_ERR_INVALID_CHANNEL = createError<[rule: string, received: string]>(
   'SSE_ERR_INVALID_CHANNEL', 'channel: must be %s, received %s', 500, TypeError)
 
-/** `reply.sse()` or `publishFrom()` was given something that it cannot read events from, or an option that it does not take. */
+/** `reply.sse()` or `publishFrom()` was given something that it cannot read events from. */
 export const SSE_ERR_INVALID_SOURCE = createError<[where: string, rule: string, received: string]>(
   'SSE_ERR_INVALID_SOURCE', '%s: the source must be %s, received %s', 500, TypeError)
 

@@ -25,7 +25,7 @@ export interface ChannelHistory {
   maxAge?: number | undefined
 }
 
-/** What is known of a stream's compression. */
+/** How streams are compressed. */
 export interface CompressOptions {
   /** Bytes: a smaller write goes as it is, unless it can refer back to what the client has just had. @default 256 */
   minBytes?: number | undefined
@@ -62,7 +62,7 @@ export interface RegistryOptions {
    * @default false
    */
   compress?: boolean | CompressOptions | undefined
-  /** The largest event that is taken, in bytes, encoded without its id. @default 1 MiB */
+  /** The largest event that is taken, in bytes, encoded without its id; the names of its channels count too. @default 1 MiB */
   maxEventBytes?: number | undefined
   /** How many bytes of its own events may wait on one stream before it is closed (`overflow`). @default 1 MiB */
   maxBufferedBytes?: number | undefined

@@ -15,6 +15,7 @@ export interface SseRegistry extends EventEmitter<SseRegistryEvents> {
   readonly streams: ReadonlySet<SseStream>
   /** The newest cursor of this process: take it before you read a snapshot, subscribe from it afterwards. */
   readonly cursor: string
+  /** The numbers of this process, cheap enough to ask for at each scrape. */
   stats (): SseStats
 }
 

@@ -4,7 +4,7 @@ import type { StreamCounters } from '../stream/host.ts'
 export interface SseStats extends StreamCounters {
   /** Open now, those included whose onSend hooks are still running. */
   streams: number
-  /** Channels that have members now. */
+  /** Channels with a stream, now. */
   channels: number
   /** publish() calls of this process that were acknowledged. */
   published: number
@@ -12,6 +12,7 @@ export interface SseStats extends StreamCounters {
   received: number
   /** What is kept in this process: channels, their entries, and bytes as encoded. An entry of several channels counts for each. */
   history: { channels: number, events: number, bytes: number }
+  /** Whether the backplane can be reached. */
   backplane: 'up' | 'down'
 }
 

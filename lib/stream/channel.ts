@@ -69,7 +69,7 @@ export interface Channel<Events = any> {
   /**
    * The newest events kept of this channel, newest last, from the backplane.
    * @param limit how many at most; all by default
-   * @throws (rejects) SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED
+   * @throws (rejects) SSE_ERR_INVALID_OPTION, SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CLOSED
    */
   history (limit?: number): Promise<Array<StoredEventOf<Events>>>
 }

@@ -12,7 +12,9 @@ export interface StreamEvents {
   open: [{ stream: SseStream }]
   /** A stream that was open is closed. `bytes` are those of the body, `events` those that fire in a client. */
   close: [{ stream: SseStream, reason: CloseReason, durationMs: number, events: number, bytes: number }]
+  /** A stream has joined a channel. */
   subscribe: [{ channel: string, stream: SseStream }]
+  /** A stream has left a channel, or closes. */
   unsubscribe: [{ channel: string, stream: SseStream }]
   /** A stream was told that it may have missed events. */
   gap: [{ stream: SseStream, reason: GapReason, channels: readonly string[] }]

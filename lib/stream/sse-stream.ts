@@ -36,6 +36,7 @@ export interface SseOptions<Event = StoredEvent<any>> extends SubscribeOptions<E
 
 /** One open response. */
 export interface SseStream<Request = FastifyRequest> {
+  /** The request that it answers. */
   readonly request: Request
   /** What the client has: the option, else the header Last-Event-ID, else the query parameter lastEventId, else null. */
   readonly lastEventId: string | null
@@ -63,10 +64,12 @@ export interface SseStream<Request = FastifyRequest> {
    * @throws SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION
    */
   subscribe<const C extends ChannelOrName> (channel: C | readonly C[], options?: SubscribeOptions<StoredEventOf<EventsOf<C>>>): this
+  /** Leaves channels. @throws SSE_ERR_INVALID_CHANNEL */
   unsubscribe (channel: ChannelOrName | readonly ChannelOrName[]): this
   /**
    * Ends the stream, after its own events that wait. Resolves when the response is done; a second call does nothing more.
    * @param options.retry tells the client when to come back, in ms
+   * @throws (rejects) SSE_ERR_INVALID_EVENT for a `retry` that breaks its rule
    */
   close (options?: { retry?: number }): Promise<void>
 }
