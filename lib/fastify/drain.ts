@@ -16,12 +16,12 @@ export async function drain (registry: Registry): Promise<void> {
   // Graceful: a session closes once its streams have ended. On Node 20 an idle one would keep the server open.
   const sessions = new Set([...streams, ...sweep.ending].map(({ request }) => (request.raw as unknown as Http2ServerRequest).stream?.session))
   // A session whose client takes nothing waits for it even when destroyed: its socket must be.
-  const sockets = [...sessions].map(session => session && socketOf(session))
+  const sockets = [...sessions].map(session => session?.destroyed === false ? socketOf(session) : undefined)
   for (const session of sessions) session?.close()
   const fed = []
   for (const stream of streams) {
     if (stream.state !== 'open') continue
-    if (stream.source?.feeds === true) fed.push(stream)
+    if (stream.source !== undefined) fed.push(stream)
     else stream.drain()
   }
   // What has an end of its own may come to it, as a request that is being answered.

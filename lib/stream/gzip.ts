@@ -53,15 +53,12 @@ export class Gzip extends Checksum {
     return 0
   }
 
-  /** Events of channels have gone out. */
-  sent (segment: Segment): void {
+  /** @param shared events of channels have gone out, and nothing else */
+  sent (segment: Segment, shared: boolean): void {
     this.add(segment)
-    if (this.#whole) this.#had = Math.min(this.#had + segment.length, this.#compression.window)
+    this.#had = shared && this.#whole ? Math.min(this.#had + segment.length, this.#compression.window) : 0
   }
 
-  /** Something else has gone out, or what the channels had is no longer what the client has had: the window begins here. */
-  interrupt (segment?: Segment): void {
-    if (segment !== undefined) this.add(segment)
-    this.#had = 0
-  }
+  /** What the channels had is no longer what the client has had: the window begins here. */
+  interrupt (): void { this.#had = 0 }
 }

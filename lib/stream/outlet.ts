@@ -3,11 +3,8 @@ import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
 import { chunkOf, Frame, makeFrame } from '../wire/chunk.ts'
 import { encodeComment } from '../wire/event.ts'
-import { GZIP_HEAD, store, type Segment } from '../wire/gzip.ts'
+import { GZIP_HEAD, type Segment } from '../wire/gzip.ts'
 import type { Gzip } from './gzip.ts'
-
-const HEARTBEAT = makeFrame(encodeComment(''))
-const HEARTBEAT_SEGMENT = store(HEARTBEAT.body)
 
 /** Hears what an outlet is about to write, when it fills up, and when it can take more. */
 export interface OutletOwner {
@@ -40,8 +37,6 @@ export class Outlet {
     this.#owner = owner
   }
 
-  get heartbeat (): Frame { return this.gzip === undefined ? HEARTBEAT : HEARTBEAT_SEGMENT }
-
   /** What a stream says itself, as it goes out. @param bytes its length in UTF-8, where it is known */
   frame (text: string, bytes?: number): Frame {
     return this.gzip?.segment(text) ?? makeFrame(text, bytes)
@@ -54,7 +49,7 @@ export class Outlet {
   open (text: string, bytes: number): void {
     const response = this.#response
     let first = this.frame(text, bytes)
-    this.gzip?.interrupt(first as Segment)
+    this.gzip?.sent(first as Segment, false)
     if (this.gzip !== undefined) {
       const body = this.#begin(first.body)
       first = new Frame(chunkOf(body), body.length)
@@ -70,8 +65,7 @@ export class Outlet {
 
   /** @param shared channel events, which all that stand where it stood get */
   write (frame: Frame, shared = false): void {
-    if (shared) this.gzip?.sent(frame as Segment)
-    else this.gzip?.interrupt(frame as Segment)
+    this.gzip?.sent(frame as Segment, shared)
     this.#owner.onWrite(frame.bytes)
     this.#send(frame)
   }
@@ -128,7 +122,7 @@ export class Outlet {
   end (text: string): void {
     const { gzip } = this
     const last = this.frame(text)
-    gzip?.interrupt(last as Segment)
+    gzip?.sent(last as Segment, false)
     this.#finish(gzip === undefined ? last.body : this.#begin(Buffer.concat([last.body, gzip.end()])), (response, last) => { response.end(last) })
   }
 
@@ -136,7 +130,7 @@ export class Outlet {
   breakAfter (text: string): void {
     if (text === '' && this.#response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) return this.destroy()
     // A write that fails calls back too.
-    this.#finish(text === '' ? this.heartbeat.body : this.frame(text).body, (response, last) => { response.write(last, () => response.destroy()) })
+    this.#finish(this.frame(text === '' ? encodeComment('') : text).body, (response, last) => { response.write(last, () => response.destroy()) })
   }
 
   /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */

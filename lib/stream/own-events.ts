@@ -12,10 +12,10 @@ export class OwnEvents {
     this.#events += events
   }
 
-  /** Puts what the reader has to say around them. */
-  wrap (before: string, after: string): void {
-    this.text = before + this.text + after
-    this.bytes += Buffer.byteLength(before) + Buffer.byteLength(after)
+  /** Puts in front what the reader has to say. */
+  prepend (text: string): void {
+    this.text = text + this.text
+    this.bytes += Buffer.byteLength(text)
   }
 
   /** Hands all of it over. */

@@ -3,8 +3,7 @@ import type { ChannelLog, Item, Member } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
 import { checkAnswer } from '../checks.ts'
 import { makeFrame, type Frame } from '../wire/chunk.ts'
-import { encodeEvent, encodeCursor, type StoredEvent } from '../wire/event.ts'
-import { store, type Segment } from '../wire/gzip.ts'
+import { encodeEvent, type StoredEvent } from '../wire/event.ts'
 import type { Gzip } from './gzip.ts'
 
 /** A write is at most this large, unless one event alone is larger. */
@@ -60,7 +59,6 @@ export class Pieces {
   /** By the channel that is wanted first, and the position. */
   readonly #shared = new Map<ChannelLog<any>, Map<number, readonly Piece[]>>()
   #bytes = 0
-  #cursor: { readonly seq: number, readonly life: unknown, readonly frame: Frame, readonly segment: Segment } | undefined
 
   constructor (log: Log<any>, parse: (text: string) => unknown) {
     this.#log = log
@@ -89,16 +87,6 @@ export class Pieces {
     if (remembered === undefined) this.#shared.set(log, new Map([[position, pieces]]))
     else remembered.set(position, pieces)
     return piece
-  }
-
-  /** The id-only block with a cursor, made once for all streams that stand at one place. */
-  cursor (seq: number, compressed: boolean): Frame {
-    const life = this.#log.lives
-    if (this.#cursor?.seq !== seq || this.#cursor.life !== life) {
-      const text = encodeCursor(this.#log.cursorAt(seq))
-      this.#cursor = { seq, life, frame: makeFrame(text), segment: store(Buffer.from(text)) }
-    }
-    return compressed ? this.#cursor.segment : this.#cursor.frame
   }
 
   /** Forgets them, at the end of a pass. */

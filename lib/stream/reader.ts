@@ -1,25 +1,10 @@
 import type { ChannelLog, Member } from '../log/channel-log.ts'
 import type { Log } from '../log/log.ts'
-import type { Frame } from '../wire/chunk.ts'
 import { Gaps, type Gap } from './gaps.ts'
 import type { Gzip } from './gzip.ts'
-import type { Filter, Pieces, Want } from './pieces.ts'
+import type { Piece, Pieces, Want } from './pieces.ts'
+import type { SubscribeOptions } from './sse-stream.ts'
 import { Start } from './start.ts'
-
-/** What one write takes a stream forward with. */
-export interface Step {
-  /** Undefined where nothing on the way is for the stream. */
-  readonly frame: Frame | undefined
-  /** Channel events in it. */
-  readonly events: number
-}
-
-/** Where and how a channel is joined. */
-export interface Join {
-  readonly lastEventId?: string | null | undefined
-  readonly rewind?: number | undefined
-  readonly filter?: Filter | undefined
-}
 
 interface Subscription<M extends Member> extends Want<M> {
   /** Undefined once it is known where it starts. */
@@ -60,7 +45,7 @@ export class Reader<M extends Member> {
   }
 
   /** @returns the names that are new */
-  join (names: readonly string[], { lastEventId, rewind, filter }: Join): string[] {
+  join (names: readonly string[], { lastEventId, rewind, filter }: SubscribeOptions): string[] {
     const chosen = lastEventId !== undefined
     const cursor = chosen ? lastEventId : this.#started ? null : this.#lastEventId
     const late = !chosen && this.#started && this.#lastEventId !== null
@@ -178,8 +163,7 @@ export class Reader<M extends Member> {
   takeGaps (): { readonly gaps: readonly Gap[], readonly cursor: string } | undefined {
     if (!this.#gaps.due) return undefined
     this.#primed = true
-    this.cursor = this.position
-    return { gaps: this.#gaps.take(), cursor: this.#log.cursorAt(this.position) }
+    return { gaps: this.#gaps.take(), cursor: this.freshCursor() }
   }
 
   get owesGaps (): boolean { return this.#gaps.due }
@@ -188,12 +172,11 @@ export class Reader<M extends Member> {
   takePrime (): string | undefined {
     if (this.#primed) return undefined
     this.#primed = true
-    this.cursor = this.position
-    return this.#log.cursorAt(this.position)
+    return this.freshCursor()
   }
 
   /** Takes one step towards the head; undefined when it stands there, or cannot be moved. `settle` comes first. */
-  step (gzip?: Gzip): Step | undefined {
+  step (gzip?: Gzip): Piece | undefined {
     if (this.subscriptions.length === 0 || this.atHead) return undefined
     const wants = this.subscriptions
     const piece = this.#pieces.get(wants, this.position, this.#log.head, gzip)
@@ -206,10 +189,10 @@ export class Reader<M extends Member> {
 
   get atHead (): boolean { return this.position >= this.#log.head }
 
-  /** The newest cursor, for a stream that stands at the head. */
-  freshCursor (compressed = false): Frame {
+  /** The cursor of its position, for the client. */
+  freshCursor (): string {
     this.cursor = this.position
-    return this.#pieces.cursor(this.position, compressed)
+    return this.#log.cursorAt(this.position)
   }
 
   /** It went back, and has caught up: the client must not come back with an old cursor. */

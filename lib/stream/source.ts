@@ -21,6 +21,7 @@ export function checkSource (source: unknown): asserts source is SseSource {
 
 /** The stream of a source. */
 export interface Fed extends SseStream {
+  /** Undefined once it is through. */
   source: Source | undefined
   /** Its source is through: it lives on by its channels. */
   fed (): void
@@ -40,8 +41,6 @@ export function attachSource (stream: Fed, source: SseSource): void {
 
 /** What feeds a stream besides its channels: an iterable, or a function. */
 export class Source {
-  /** It is not through. */
-  feeds = true
   readonly #source: Exclude<SseSource, Channel | readonly Channel[]>
   #stop: () => void
 
@@ -69,7 +68,7 @@ export class Source {
       if (stream.state !== 'closed') return await this.#read(stream, result)
       discardFeed(result)
     }
-    this.feeds = false
+    stream.source = undefined
     if (stream.channels.size === 0) stream.end('end')
     else stream.fed()
   }

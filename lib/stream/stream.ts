@@ -7,7 +7,7 @@ import type { ChannelLog, Member } from '../log/channel-log.ts'
 import { isRetry } from '../checks.ts'
 import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
-import { encodeComment, encodeCursor, encodeEvent, encodeRetry, twoArguments, type SseEvent } from '../wire/event.ts'
+import { encodeComment, encodeCursor, encodeEvent, twoArguments, type SseEvent } from '../wire/event.ts'
 import type { ChannelOrName } from './channel.ts'
 import { Closing, defer, type Deferred } from './closing.ts'
 import { Gzip } from './gzip.ts'
@@ -213,7 +213,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (due === undefined) return
     const { gaps, cursor } = due
     // The id comes with the last one: a client that drops between two comes back without it, and is told both again.
-    this.#own.wrap(gaps.map((gap, i) => encodeEvent({ id: i === gaps.length - 1 ? cursor : undefined, event: 'sse.gap', data: JSON.stringify(gap) })).join(''), '')
+    this.#own.prepend(gaps.map((gap, i) => encodeEvent({ id: i === gaps.length - 1 ? cursor : undefined, event: 'sse.gap', data: JSON.stringify(gap) })).join(''))
     this.#events += gaps.length
     this.#host.counters.gaps += gaps.length
     this.#inContext(() => {
@@ -250,7 +250,7 @@ export class Stream implements SseStream, Member, OutletOwner {
         if (this.#isClosed) return false // a listener of 'gap' closed it
         // After its own events: a client that drops before it comes back without it, and gets its snapshot again.
         const prime = reader.takePrime()
-        if (prime !== undefined) this.#own.wrap('', encodeCursor(prime))
+        if (prime !== undefined) this.#own.add(encodeCursor(prime))
       }
       const wrote = this.#flushOwn()
       this.#makeRoom()
@@ -261,7 +261,7 @@ export class Stream implements SseStream, Member, OutletOwner {
         continue
       }
       if (reader === undefined) {
-        if (this.#heartbeatDue) this.#write(this.#outlet!.heartbeat)
+        if (this.#heartbeatDue) this.#write(this.#outlet!.frame(encodeComment('')))
         return false
       }
       const step = reader.step(this.#outlet!.gzip)
@@ -277,8 +277,8 @@ export class Stream implements SseStream, Member, OutletOwner {
       if (reader.atHead) break
     }
     const { reader } = this
-    const ends = reader!.ended && this.source?.feeds !== true
-    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(reader!.freshCursor(this.#outlet!.gzip !== undefined))
+    const ends = reader!.ended && this.source === undefined
+    if (reader!.owesCursor || (this.#heartbeatDue && !ends)) this.#write(this.#outlet!.frame(encodeCursor(reader!.freshCursor())))
     if (ends) this.end('end')
     return false
   }
@@ -400,7 +400,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     const alone = this.#own.text === '' && this.reader?.settle() === true && !this.reader.owesGaps
     const id = alone ? this.reader!.takePrime() : undefined
     const first = retry > 0 || id !== undefined ? encodeEvent({ id, retry: retry > 0 ? retry : undefined }) : encodeComment('')
-    this.#own.wrap(first, '')
+    this.#own.prepend(first)
     return this.#own.take()
   }
 
@@ -444,7 +444,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     const goesOn = reader?.endedInPart === true
     for (const { log } of reader?.subscriptions ?? []) host.log.leave(log, this)
     this.#left(reader?.subscriptions.map(({ log }) => log.name) ?? [])
-    if (retry !== undefined) this.#own.add(encodeRetry(retry))
+    if (retry !== undefined) this.#own.add(encodeEvent({ retry }))
     else if (goesOn) this.#own.add(encodeComment('')) // a client would take the end of one channel, as the last word, for that of all
     if (outlet !== undefined) this.#endResponse(outlet, reason)
     this.source?.stop()

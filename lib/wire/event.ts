@@ -64,11 +64,6 @@ export function encodeComment (text: string): string {
   return encodeEvent({ comment: text })
 }
 
-/** Encodes a block that sets the client's reconnection time and fires nothing. */
-export function encodeRetry (milliseconds: number): string {
-  return encodeEvent({ retry: milliseconds })
-}
-
 /** Encodes a block that sets the client's last event ID and fires nothing. */
 export function encodeCursor (cursor: string): string {
   return encodeEvent({ id: cursor })

@@ -1,4 +1,4 @@
-import type { Join } from '../../lib/stream/reader.ts'
+import type { SubscribeOptions } from '../../lib/stream/sse-stream.ts'
 import type { Filter } from '../../lib/stream/pieces.ts'
 import type { Process } from './process.ts'
 import { Session, type Span } from './session.ts'
@@ -229,7 +229,7 @@ export class Client {
     if (this.#names.has(name)) return
     this.#names.add(name)
     this.#world.tell(`C${session.number}`, 'joins', name)
-    const join: Join = { rewind: this.#rewind, filter: this.#filter(name, stream) }
+    const join: SubscribeOptions = { rewind: this.#rewind, filter: this.#filter(name, stream) }
     // A stream that has not found its first place yet takes it with the others.
     if (!stream.started) {
       session.activate(this.#span(stream.process, name, session.cursorOfStream, false))
@@ -254,7 +254,7 @@ export class Client {
     const span = this.#span(stream.process, name, cursor, false)
     this.session.wentBack.add(name)
     world.tell(`C${this.session.number}`, 'goes back', [name, cursor])
-    const join: Join = { lastEventId: cursor, rewind: this.#rewind, filter: this.#filter(name, stream) }
+    const join: SubscribeOptions = { lastEventId: cursor, rewind: this.#rewind, filter: this.#filter(name, stream) }
     stream.subscribe([name], join, () => this.session.arrived(span))
   }
 

@@ -1,5 +1,6 @@
 import type { ChannelLog, Member } from '../../lib/log/channel-log.ts'
-import { Reader, type Join } from '../../lib/stream/reader.ts'
+import { Reader } from '../../lib/stream/reader.ts'
+import type { SubscribeOptions } from '../../lib/stream/sse-stream.ts'
 import { encodeCursor, encodeEvent } from '../../lib/wire/event.ts'
 import type { Client } from './client.ts'
 import type { Process } from './process.ts'
@@ -50,7 +51,7 @@ export class Stream implements Member {
     this.process.stream(this)
   }
 
-  subscribe (names: readonly string[], join: Join, mark?: () => void): void {
+  subscribe (names: readonly string[], join: SubscribeOptions, mark?: () => void): void {
     if (this.state === 'closed') return
     this.reader.join(names, join)
     this.process.world.settled()
@@ -107,7 +108,7 @@ export class Stream implements Member {
       if (--pieces === 0) return !this.blocked
     }
     if (reader.ended) this.end()
-    else if (this.#heartbeatDue || reader.owesCursor) this.#write(reader.freshCursor().body.toString())
+    else if (this.#heartbeatDue || reader.owesCursor) this.#write(encodeCursor(reader.freshCursor()))
     return false
   }
 

@@ -1,7 +1,7 @@
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
 import t from 'tap'
 import { isRetry } from '../../lib/checks.ts'
-import { checkFields, encodeComment, encodeCursor, encodeEvent, encodeRetry, measureEvent, type SseEvent } from '../../lib/wire/event.ts'
+import { checkFields, encodeComment, encodeCursor, encodeEvent, measureEvent, type SseEvent } from '../../lib/wire/event.ts'
 // The other parser: unlike eventsource-parser it tells of ids that come without data. It is not in the package's index.
 import { getLines, getMessages } from '../../node_modules/@microsoft/fetch-event-source/lib/cjs/parse.js'
 
@@ -162,12 +162,12 @@ t.test('a comment is split at line ends like data, and fires nothing', async t =
 })
 
 t.test('a retry block sets the reconnection time and fires nothing', async t => {
-  t.equal(encodeRetry(3000), 'retry: 3000\n\n')
-  t.equal(encodeRetry(0), 'retry: 0\n\n')
+  t.equal(encodeEvent({ retry: 3000 }), 'retry: 3000\n\n')
+  t.equal(encodeEvent({ retry: 0 }), 'retry: 0\n\n')
   t.equal(encode({ retry: -0 }), 'retry: 0\n\n')
   const most = encode({ retry: Number.MAX_SAFE_INTEGER })
   t.equal(most, 'retry: 9007199254740991\n\n', 'never with an exponent')
-  t.match(read(encodeRetry(3000), most), { events: [], retries: [3000, Number.MAX_SAFE_INTEGER], errors: [] })
+  t.match(read(encodeEvent({ retry: 3000 }), most), { events: [], retries: [3000, Number.MAX_SAFE_INTEGER], errors: [] })
 })
 
 t.test('a cursor block sets the id and fires nothing', async t => {
