@@ -7,7 +7,7 @@ const MAX_ASIDE = 1_000
 /** ms after which a read that failed is made again. */
 const AGAIN = 250
 
-const NOTHING_OLDER: Older = { done: true }
+export const NOTHING_OLDER: Older = { done: true }
 
 /** What the newest entry of all is, once that is known. */
 export interface Question { newest: number | undefined }
@@ -83,7 +83,6 @@ export class CatchUp<M extends Member> {
   /** Keeps what was heard until the log has what came before it. */
   putAside (log: ChannelLog<M>, item: Item, prev: number | undefined): void {
     if (log.aside.length < MAX_ASIDE) {
-      if (log.aside.length === 0) log.aside = []
       log.aside.push({ item, prev })
       return
     }

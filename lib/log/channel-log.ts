@@ -60,7 +60,7 @@ export class ChannelLog<M extends Member = Member> {
   asking: { again: boolean } | undefined
   /** The read under way of what lies below `base`. */
   askingOlder: Older | undefined
-  aside: Aside[] = NOTHING
+  aside: Aside[] = []
 
   #items: Item[] = NOTHING
   #start = 0

@@ -1,11 +1,9 @@
 import type { Backplane, ChannelLimits, Entry, HeardEntry, Life, NewEntry, Place, Receiver, SharedBackplane } from './backplane.ts'
-import { CatchUp, type Clock, type Question } from './catch-up.ts'
+import { CatchUp, NOTHING_OLDER, type Clock, type Question } from './catch-up.ts'
 import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
 import { ChannelLogs } from './channel-logs.ts'
 import { Lives } from './lives.ts'
 import { Store } from './store.ts'
-
-const NOTHING_OLDER: Older = { done: true }
 
 /** What the log tells. No call may change the log before it has returned. */
 export interface LogHost<M extends Member> {
@@ -46,12 +44,10 @@ export class Log<M extends Member = Member> implements Receiver {
   readonly #catchUp: CatchUp<M> | undefined
   readonly #clock: Clock
   #up = false
-  #error: Error | undefined
-  #toWatch: Array<ChannelLog<M>> = []
 
-  constructor (backplane: Backplane, options: LogOptions, host: LogHost<M>, clock: Clock) {
+  constructor (backplane: Backplane | SharedBackplane, options: LogOptions, host: LogHost<M>, clock: Clock) {
     this.#backplane = backplane
-    this.#shared = isShared(backplane) ? backplane : undefined
+    this.#shared = 'watch' in backplane ? backplane : undefined
     this.#options = options
     this.#host = host
     this.#clock = clock
@@ -124,22 +120,12 @@ export class Log<M extends Member = Member> implements Receiver {
     }
     log.begin = this.head
     if (this.#up) log.born = now
-    if (this.#toWatch.length === 0) queueMicrotask(() => this.#watch(shared))
-    this.#toWatch.push(log)
-    return log
-  }
-
-  /** Channels that are first joined in one turn are watched together. */
-  #watch (shared: SharedBackplane): void {
-    const logs = this.#toWatch
-    this.#toWatch = []
-    shared.watch(logs.map(({ name }) => name)).then(() => {
-      for (const log of logs) {
-        if (this.channels.get(log.name) !== log) continue
-        log.watched = true
-        this.#catchUp?.load(log)
-      }
+    shared.watch([name]).then(() => {
+      if (this.channels.get(name) !== log) return
+      log.watched = true
+      this.#catchUp?.load(log)
     }, () => {})
+    return log
   }
 
   // What is heard
@@ -211,8 +197,7 @@ export class Log<M extends Member = Member> implements Receiver {
   // Connections and lives
 
   broken (error: Error): void {
-    if (this.#error !== undefined) return
-    this.#error = error
+    if (!this.#up) return
     this.#up = false
     for (const log of this.channels.values()) {
       // All up to the head is in it: there is no need to prove that again.
@@ -225,7 +210,7 @@ export class Log<M extends Member = Member> implements Receiver {
   mended (lives: readonly Life[], head: number): void {
     const first = this.lives.id === undefined
     this.lives = new Lives(lives)
-    this.head = first ? head : Math.max(this.head, head)
+    this.head = Math.max(this.head, head)
     for (const log of this.channels.values()) this.store.evict(log, this.#floor(log.limits))
     if (first) this.#logs.begin(head)
     this.#goOn()
@@ -235,7 +220,6 @@ export class Log<M extends Member = Member> implements Receiver {
     this.lives = new Lives(lives)
     this.head = head
     for (const log of this.channels.values()) {
-      this.#distrust(log)
       this.store.empty(log, head)
       log.lostTo = -1
       log.begin = 0
@@ -260,7 +244,6 @@ export class Log<M extends Member = Member> implements Receiver {
       this.#distrust(log)
       this.#catchUp?.load(log)
     }
-    this.#error = undefined
     this.#host.state(undefined)
   }
 
@@ -276,8 +259,4 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** As `sweep`, of all at once: to count what is kept. */
   expire (): void { this.#logs.expire(this.#clock.now()) }
-}
-
-function isShared (backplane: Backplane): backplane is SharedBackplane {
-  return 'watch' in backplane
 }

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Kept, NewEntry, Place, Receiver, SharedBackplane } from '../log/backplane.ts'
 import { formatCursor } from '../log/cursor.ts'
-import { SSE_ERR_CHANNEL_ENDED, SSE_ERR_CLOSED, SSE_ERR_INVALID_OPTION } from '../errors.ts'
+import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_CHANNEL_ENDED, SSE_ERR_CLOSED, SSE_ERR_INVALID_OPTION } from '../errors.ts'
 import { decodeHeard, streamOf } from './entry.ts'
-import { down, type RedisClient } from './link.ts'
+import type { RedisClient } from './link.ts'
 import { Lives } from './lives.ts'
 import { Pair } from './pair.ts'
 import { Together } from './together.ts'
@@ -102,7 +102,8 @@ export class RedisBackplane implements SharedBackplane {
   }
 
   async read (name: string, after: number, newest?: number, bytes?: number): Promise<Kept> {
-    return await this.#ask(pair => pair.read(streamOf(this.#key, name), name, after, newest, bytes))
+    const stream = streamOf(this.#key, name)
+    return await this.#ask(pair => newest === undefined ? pair.readAfter(stream, name, after, bytes) : pair.readNewest(stream, name, after, newest))
   }
 
   async seq (): Promise<Place> {
@@ -236,4 +237,10 @@ export class RedisBackplane implements SharedBackplane {
       throw down(error)
     }
   }
+}
+
+/** The error for those outside; the one from inside is its cause. */
+function down (cause: unknown): Error {
+  if (cause instanceof SSE_ERR_BACKPLANE_DOWN) return cause
+  return new SSE_ERR_BACKPLANE_DOWN(cause instanceof Error && cause.message !== '' ? cause.message : String(cause), { cause })
 }

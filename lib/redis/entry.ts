@@ -2,7 +2,7 @@ import type { ChannelLimits, Entry, HeardEntry, KeptEntry, NewEntry } from '../l
 import { isEventName } from '../wire/event.ts'
 
 /** An entry lies in the stream of each of its channels as p: the seq before it there, t: ms since 1970, h: head, d: data. */
-type Row = [id: string, fields: string[]]
+export type Row = [id: string, fields: string[]]
 /** What an entry is but for its data, as JSON; of several channels it names all, else the stream says which. */
 type Head = [kind: 'e' | 'x', serialized: 0 | 1, event: string | null, channels?: readonly string[]]
 
@@ -55,8 +55,8 @@ export function decodeHeard (message: string, name: string): HeardEntry | undefi
 }
 
 /** Rows in the order of a stream, as XRANGE answers, without those that are none of ours. */
-export function * decodeRows (rows: unknown, name: string, now: number): Generator<KeptEntry & { prev: number }> {
-  for (const [id, fields] of rows as Row[]) {
+export function * decodeRows (rows: readonly Row[], name: string, now: number): Generator<KeptEntry & { prev: number }> {
+  for (const [id, fields] of rows) {
     const field = (key: string) => { for (let i = 0; i < fields.length; i += 2) if (fields[i] === key) return fields[i + 1] }
     const entry = id.endsWith('-0') ? decodeEntry(Number(id.slice(0, -2)), name, field('h'), field('d')) : undefined
     const prev = Number(field('p') ?? NaN)

@@ -1,4 +1,5 @@
 import type { SharedBackplane } from '../log/backplane.ts'
+import { checkNames } from '../checks.ts'
 import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 import { RedisBackplane } from './backplane.ts'
 import { checkClient, fullKey, type RedisClient } from './link.ts'
@@ -34,9 +35,8 @@ const SILENCE = 5_000
  */
 export function redisBackplane (options: RedisBackplaneOptions, { silence = SILENCE } = {}): SharedBackplane {
   if (typeof options !== 'object' || options === null) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  const { client, key = DEFAULT_REDIS_KEY, ...rest } = options
-  const [unknown] = Object.entries(rest)
-  if (unknown !== undefined) throw new SSE_ERR_INVALID_OPTION(unknown[0], 'left out: there are "client" and "key"', received(unknown[1]))
+  checkNames('', options, ['client', 'key'])
+  const { client, key = DEFAULT_REDIS_KEY } = options
   // With braces, names of two applications could meet.
   if (typeof key !== 'string' || !/^[^{}]+$/.test(key)) throw new SSE_ERR_INVALID_OPTION('key', 'a string without braces that is not empty', received(key))
   return new RedisBackplane(checkClient(client), fullKey(client, `{${key}}`), silence)

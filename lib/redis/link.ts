@@ -1,4 +1,4 @@
-import { SSE_ERR_BACKPLANE_DOWN, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
+import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 
 /** A client of ioredis or iovalkey, as far as it is used here. */
 export interface IoRedisClient {
@@ -48,7 +48,7 @@ export class Link {
       onMessage(channel, message)
     }
     const end = (error: Error) => this.end(error)
-    this.#driver = isIoRedis(client) ? ioRedis(client, end, hear) : nodeRedis(client, end, hear)
+    this.#driver = 'call' in client ? ioRedis(client, end, hear) : nodeRedis(client, end, hear)
   }
 
   /** Connects. @throws whatever the driver says, or that it took too long */
@@ -189,10 +189,6 @@ function nodeRedis (client: NodeRedisClient & { options?: { socket?: object } },
   }
 }
 
-function isIoRedis (client: RedisClient): client is IoRedisClient {
-  return 'call' in client
-}
-
 /** The key with the client's own prefix, as commands and channels name it. */
 export function fullKey (client: RedisClient, key: string): string {
   const { options } = client as { options?: { keyPrefix?: string } }
@@ -207,10 +203,4 @@ export function checkClient (value: unknown): RedisClient {
     (typeof client.call === 'function' || (typeof client.sendCommand === 'function' && typeof client.select === 'function'))
   if (!known) throw new SSE_ERR_INVALID_OPTION('client', 'a client of ioredis, iovalkey or node-redis, for one server', received(value))
   return value as RedisClient
-}
-
-/** The error for those outside; the one from inside is its cause. */
-export function down (cause: unknown): Error {
-  if (cause instanceof SSE_ERR_BACKPLANE_DOWN) return cause
-  return new SSE_ERR_BACKPLANE_DOWN(cause instanceof Error && cause.message !== '' ? cause.message : String(cause), { cause })
 }

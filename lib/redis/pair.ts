@@ -1,5 +1,5 @@
 import type { Kept, KeptEntry, Life, NewEntry, Place } from '../log/backplane.ts'
-import { decodeRows, encodeHead, encodeLimits } from './entry.ts'
+import { decodeRows, encodeHead, encodeLimits, type Row } from './entry.ts'
 import { Link, type OnMessage, type RedisClient } from './link.ts'
 import { parseLives } from './lives.ts'
 import { SCRIPTS } from './scripts.ts'
@@ -30,7 +30,7 @@ interface Page extends Place {
   readonly now: number
   readonly last: number
   readonly ended: boolean
-  readonly rows: ReadonlyArray<[id: string, fields: string[]]>
+  readonly rows: readonly Row[]
   /** Where the rest of the range begins, if there may be any. */
   readonly rest: string | undefined
 }
@@ -48,8 +48,6 @@ export class Pair {
   readonly #hash: Partial<Record<keyof typeof SCRIPTS, string>> = {}
   /** The server: what its run and its replication are called. */
   #server = ''
-  /** The life of the log that hello told. */
-  #life: string | undefined
   readonly #pages = new Together<Range, Page>(PAGE.streams, ranges => this.#readPages(ranges))
 
   constructor (client: RedisClient, key: string, hear: OnMessage) {
@@ -97,8 +95,7 @@ export class Pair {
     const [server, seq, table] = await this.#run('hello', [], evidence) as [string, string, string]
     if (server !== this.#server) throw new Error('the two connections are to different servers')
     const lives = parseLives(table)
-    this.#life = lives.at(-1)!.id
-    return { life: this.#life, seq: Number(seq), lives }
+    return { life: lives.at(-1)!.id, seq: Number(seq), lives }
   }
 
   /** @param sure see `SEQ` */
@@ -116,11 +113,7 @@ export class Pair {
   }
 
   /** See `SharedBackplane.read`. */
-  read (stream: string, name: string, after: number, newest?: number, bytes = Infinity): Promise<Kept & Place> {
-    return newest === undefined ? this.#readAfter(stream, name, after, bytes) : this.#readNewest(stream, name, after, newest)
-  }
-
-  async #readAfter (stream: string, name: string, after: number, bytes: number): Promise<Kept & Place> {
+  async readAfter (stream: string, name: string, after: number, bytes = Infinity): Promise<Kept & Place> {
     const entries: KeptEntry[] = []
     let place = after
     let floor = after
@@ -152,7 +145,7 @@ export class Pair {
     }
   }
 
-  async #readNewest (stream: string, name: string, after: number, newest: number): Promise<Kept & Place> {
+  async readNewest (stream: string, name: string, after: number, newest: number): Promise<Kept & Place> {
     const entries: KeptEntry[] = []
     for (let from = '+'; ;) {
       const { life, seq, now, last, ended, rows, rest } = await this.#pages.ask({ stream, from, to: `(${after}`, back: true, rows: Math.min(newest - entries.length, PAGE.rows) })
@@ -166,7 +159,6 @@ export class Pair {
     const [life, seq, now, ...pages] = await this.#run('read', ranges.map(({ stream }) => stream), [
       this.#server, String(PAGE.rows), String(PAGE.bytes), ...ranges.flatMap(({ from, to, back, rows }) => [from, to, back ? '1' : '0', String(rows)])
     ]) as [string, string, string, ...Array<string | [rows: Page['rows'], more: string, last: string, ended: string]>]
-    if (life !== this.#life) this.end(new Error('another life of the log has begun'))
     return pages.map(page => {
       if (typeof page === 'string') return Promise.reject(new Error(page))
       const [rows, more, last, ended] = page

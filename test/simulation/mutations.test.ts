@@ -3,7 +3,7 @@ import { MUTATIONS } from './mutations.ts'
 import { Workshop } from './variant.ts'
 
 /** Of the mode that is named: more than any mutation takes. */
-const MOST_SEEDS = 400
+const MOST_SEEDS = 1_000
 
 test('faults written into the code on purpose are found', { timeout: 600_000 }, async t => {
   const workshop = new Workshop()

@@ -46,7 +46,7 @@ export const MUTATIONS: readonly Mutation[] = [
       { file: LOG, text: '      this.#distrust(log)\n      this.#catchUp?.load(log)\n', replacement: '      this.#distrust(log)\n      log.watched = true\n      this.#catchUp?.load(log)\n' }
     ]
   },
-  one('broken() not seen', 'cut', LOG, 'if (this.#error !== undefined) return\n', 'return\n'),
+  one('broken() not seen', 'cut', LOG, 'if (!this.#up) return\n', 'return\n'),
   one('lives not told apart: cursors', 'suffix', LOG_LIVES, 'const good = i >= 0 &&', 'const good = true ||'),
   one('a cursor from before a loss', 'suffix', LOG_LIVES, '&& !this.#lives.some(({ broken }, j) => broken && j > i)', ''),
   one('evidence of a loss not told', 'suffix', REDIS_LIVES, 'const seen = this.#evidence.get(life)', 'if (seq > 0) return\n    const seen = this.#evidence.get(life)'),
@@ -67,18 +67,18 @@ export const MUTATIONS: readonly Mutation[] = [
   one('liveness not checked', 'cut', 'test/simulation/connection.ts', 'const PATIENCE = 1_200', 'const PATIENCE = 1e9'),
 
   { name: 'too much put aside, not read again', mode: 'calm', edits: [{ file: CATCH_UP, text: 'const MAX_ASIDE = 1_000', replacement: 'const MAX_ASIDE = 1' }, { file: CATCH_UP, text: 'if (log.asking !== undefined) log.asking.again = true', replacement: '' }] },
-  one('read before it is watched', 'hasty', LOG, 'shared.watch(logs.map(({ name }) => name)).then(', 'shared.watch(logs.map(({ name }) => name)); Promise.resolve().then('),
+  one('read before it is watched', 'hasty', LOG, 'shared.watch([name]).then(', 'shared.watch([name]); Promise.resolve().then('),
   one('a failed read not made again', 'cut', CATCH_UP, '}, () => this.#loadLater(log, asking))', '}, () => {})'),
-  one('an answer from before the break taken', 'commands', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
+  one('an answer from before the break taken', 'hasty', CATCH_UP, '      if (log.asking !== asking) return\n      if (kept', '      if (kept'),
   one('what an answer brought not sent once the head is there', 'calm', CATCH_UP, '      this.#host.ready(log)\n    }\n  }\n\n  /** Nobody', '    }\n  }\n\n  /** Nobody'),
-  one('a hole between what was read and what was evicted', 'burstTrim', CATCH_UP, ' || (log.base !== base && kept.last < log.base)', ''),
+  one('a hole between what was read and what was evicted', 'bytes', CATCH_UP, ' || (log.base !== base && kept.last < log.base)', ''),
   one('what is too old is not missed by who asks for all', 'age', CATCH_UP, '    if (tooOld >= 0) log.cut = true\n', ''),
   one('what is evicted is not missed by who asks for all', 'trim', CHANNEL_LOG, '    this.cut = true\n', ''),
   one('what is left is all', 'trim', START, 'rewind === Infinity && channel.cut', 'false'),
   one('a forgotten channel never had anything', 'memoryBytes', LOGS, 'cut: log.cut && !log.ended', 'cut: false'),
   one('what is too old leaves no trace', 'age', CATCH_UP, 'tooOld < 0 ? floor : older[tooOld]!.seq', 'floor'),
   one('evicted, and base stays', 'trim', CHANNEL_LOG, 'this.base = item.seq', ''),
-  one('forgotten channels begin anew', 'memoryBytes', FORGOTTEN, 'if (last === undefined) return', 'if (last !== undefined) return'),
+  one('forgotten channels begin anew', 'memoryBytes', FORGOTTEN, '    this.#channels.set(name, channel)\n', ''),
   one('evicted while a filter runs', 'memoryFilters', STORE, '    if (this.frozen) {\n', '    if (this.bytes < 0) {\n'),
 
   one('older entries not read', 'calm', START, '? place! >= channel.base : channel.events', '? true : channel.events'),
