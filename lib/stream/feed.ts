@@ -75,8 +75,13 @@ export async function feed (source: SseFeed, taker: FeedTaker): Promise<void> {
 
 /** Tells a feed that was not started that nobody will read it. */
 export function discardFeed (source: unknown): void {
-  if (source instanceof Readable) source.destroy()
+  if (source instanceof Readable) unheard(source).destroy()
   else if (isWebStream(source) && !source.locked) source.cancel().catch(() => {})
+}
+
+/** What a Readable emits when nobody reads it, because it fails before or while it is destroyed, is no news to anybody, and must not end the process. */
+export function unheard (source: Readable): Readable {
+  return source.on('error', () => {})
 }
 
 export function isFeed (value: unknown): value is SseFeed {
@@ -94,7 +99,8 @@ function open (source: SseFeed): Steps {
   const iterator = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
   return {
     next: () => iterator.next(),
-    stop: () => source instanceof Readable ? source.destroy() : iterator.return?.()
+    // It may be told before it was read.
+    stop: () => source instanceof Readable ? unheard(source).destroy() : iterator.return?.()
   }
 }
 

@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_SOURCE, received } from '../errors.ts'
 import { isThenable } from '../checks.ts'
 import { isChannel, type Channel } from './channel.ts'
-import { discardFeed, feed, isFeed, type SseFeed } from './feed.ts'
+import { discardFeed, feed, isFeed, unheard, type SseFeed } from './feed.ts'
 import type { CloseReason, SseStream } from './sse-stream.ts'
 
 /** What `reply.sse()` reads events from. */
@@ -48,7 +48,7 @@ export class Source {
     this.#source = source
     this.#stop = () => discardFeed(source)
     // It may fail before it is read, while onSend hooks run; whoever reads it then gets the error.
-    if (source instanceof Readable) source.on('error', () => {})
+    if (source instanceof Readable) unheard(source)
   }
 
   /** The stream is open. */

@@ -311,6 +311,30 @@ t.test('a Readable that fails while async onSend hooks run is an error of the st
   t.notMatch(client.text, 'secret')
 })
 
+t.test('a Readable that fails when it is told that nobody reads it does not end the process', async t => {
+  const app = await buildApp(t)
+  const sources: Readable[] = []
+  const failing = (): Readable => {
+    const source = new Readable({ read () {}, destroy (_, done) { done(new Error('it cannot be closed')) } })
+    sources.push(source)
+    return source
+  }
+  app.get('/refused', (request, reply) => reply.sse(failing(), { rewind: -1 }))
+  app.get('/late', (request, reply) => reply.sse(async stream => {
+    stream.close()
+    await wait()
+    return failing()
+  }))
+  t.equal((await app.inject('/refused')).statusCode, 500)
+  t.equal((await app.inject('/late')).statusCode, 200)
+  const channel = app.sse.channel('a')
+  await t.rejects(channel.publishFrom(failing(), { end: 1 } as never), { code: 'SSE_ERR_INVALID_OPTION' })
+  t.equal(await channel.publishFrom(failing(), { signal: AbortSignal.abort() }), 'aborted')
+  await soon(() => sources.length === 4 && sources.every(({ closed }) => closed), 'the end of all')
+  await wait()
+  t.strictSame(accidents, [])
+})
+
 t.test('a web stream that is locked is refused or fails, and nothing hangs', async t => {
   const { open, reasons } = await run(t, () => {
     const source = new ReadableStream()
