@@ -13,7 +13,10 @@ export interface OutletOwner {
   onDrained (): void
 }
 
-/** An open response as something that takes frames, plain or as segments of a gzip body, and says when it is full. */
+/**
+ * An open response as something that takes frames, plain or as segments of a gzip body, and says when it is full. One that somebody else has ended
+ * takes nothing: a write would be an 'error' of it that nobody listens to. Its 'close' follows.
+ */
 export class Outlet {
   /** Its socket is full. */
   blocked = false
@@ -72,6 +75,7 @@ export class Outlet {
 
   /** @param corks how often the socket is corked by us */
   #send (frame: Frame, corks = 0): void {
+    if (this.#response.writableEnded) return
     const socket = this.#socket(corks)
     if (socket === undefined) this.#writeTo(this.#response, frame.body)
     else this.#writeTo(socket, frame.chunk)
@@ -136,6 +140,7 @@ export class Outlet {
   /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */
   #finish (last: Buffer, how: (response: Writable, last: Buffer) => void): void {
     this.waitingSince = performance.now()
+    if (this.#response.writableEnded) return
     this.#owner.onWrite(last.length)
     try {
       if (!this.#threw) return how(this.#response, last)

@@ -679,6 +679,43 @@ t.test('an onSend hook that sets a header that cannot be sent: one error respons
   }
 })
 
+t.test('a handler or hook that ends the response by itself ends the stream, whatever is done with that meanwhile', async t => {
+  const AFTER: Record<string, (stream: SseStream) => unknown> = {
+    nothing: () => {},
+    'stream.close()': stream => stream.close(),
+    'stream.send()': stream => stream.send('x'.repeat(100_000)),
+    'app.close()': ({ request }) => request.server.close()
+  }
+  for (const http2 of [false, true]) {
+    for (const [after, act] of Object.entries(AFTER)) {
+      const app = await build(t, {}, { ...(http2 && { http2: true }) } as {})
+      const streams: SseStream[] = []
+      app.get('/open', (request, reply) => reply.sse(stream => {
+        streams.push(stream)
+        setTimeout(() => {
+          reply.raw.end()
+          act(stream)
+        }, 20)
+        return new Promise(() => {})
+      }))
+      app.get('/opening', { onSend: async (request, reply, payload) => { reply.raw.end() } }, (request, reply) => reply.sse(stream => {
+        streams.push(stream)
+        act(stream)
+        return new Promise(() => {})
+      }))
+      const url = await listen(app)
+      for (const path of ['open', 'opening']) {
+        if (http2) await http2Get(url, path)
+        else await ended(await within(connect(`${url}/${path}`), 'the response'), 'the end')
+        if (after === 'app.close()') break
+      }
+      await soon(() => app.sse.stats().streams === 0, `the end of the streams, after ${after}`)
+      for (const { closed } of streams) await within(closed, `the end, after ${after}`)
+      t.strictSame(accidents, [], `${after}, HTTP/${http2 ? 2 : 1.1}`)
+    }
+  }
+})
+
 t.test('nothing was left unhandled', async t => {
   await passed(50)
   t.strictSame(accidents, [])
