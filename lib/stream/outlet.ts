@@ -26,16 +26,16 @@ export class Outlet {
   readonly gzip: Gzip | undefined
 
   readonly #response: Writable
-  readonly #native: boolean
+  readonly #behind: ServerResponse | undefined
   readonly #owner: OutletOwner
   /** Something that a hook put in between threw: it may never flush what it has. */
   #threw = false
   #begun = false
 
-  /** @param native the response is node:http's own, not something that a hook put in between */
-  constructor (response: Writable, native: boolean, gzip: Gzip | undefined, owner: OutletOwner) {
+  /** @param behind the response itself, where the other one is something that a hook put in between */
+  constructor (response: Writable, behind: ServerResponse | undefined, gzip: Gzip | undefined, owner: OutletOwner) {
     this.#response = response
-    this.#native = native
+    this.#behind = behind
     this.gzip = gzip
     this.#owner = owner
   }
@@ -58,7 +58,7 @@ export class Outlet {
       first = new Frame(chunkOf(body), body.length)
     }
     this.#owner.onWrite(first.bytes)
-    if (!this.#native || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
+    if (this.#behind !== undefined || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
     const { socket } = response
     socket.cork()
     response.flushHeaders()
@@ -93,7 +93,7 @@ export class Outlet {
    * a pipelined request has none at first, and somebody may have replaced response.write.
    */
   #socket (corks = 0): Socket | undefined {
-    if (!this.#native) return undefined
+    if (this.#behind !== undefined) return undefined
     const response = this.#response as ServerResponse
     const { socket } = response
     return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === corks &&
@@ -134,7 +134,7 @@ export class Outlet {
   breakAfter (text: string): void {
     if (text === '' && this.#response.writableLength === 0 && (this.#socket()?.writableLength ?? 0) === 0) return this.destroy()
     // A write that fails calls back too.
-    this.#finish(this.frame(text === '' ? encodeComment('') : text).body, (response, last) => { response.write(last, () => response.destroy()) })
+    this.#finish(this.frame(text === '' ? encodeComment('') : text).body, (response, last) => { response.write(last, () => this.destroy()) })
   }
 
   /** Whoever closes streams must not hear what something of a hook's throws: that breaks its own connection. */
@@ -145,12 +145,13 @@ export class Outlet {
     try {
       if (!this.#threw) return how(this.#response, last)
     } catch {} // Its own connection breaks, and the stream is closed already.
-    this.#response.destroy()
+    this.destroy()
   }
 
-  /** Breaks the connection. */
+  /** Breaks the connection: what a hook put in between need not tell what is behind it, and may not have reached it yet. */
   destroy (): void {
     this.#response.destroy()
+    this.#behind?.destroy()
   }
 }
 

@@ -46,6 +46,7 @@ export class Stream implements SseStream, Member, OutletOwner {
   readonly key: unknown
 
   readonly #host: StreamHost<Stream>
+  readonly #response: ServerResponse
   readonly #options: SseOptions
   readonly #startedAt = performance.now()
   readonly #maxAge: number
@@ -68,6 +69,7 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   constructor (host: StreamHost<Stream>, { request, response, key, lastEventId, options }: StreamInit) {
     this.#host = host
+    this.#response = response
     this.request = request
     this.lastEventId = lastEventId
     this.key = key
@@ -361,7 +363,7 @@ export class Stream implements SseStream, Member, OutletOwner {
    */
   open (response: Writable, native: boolean, compression: Compression | undefined): void {
     if (isGone(response)) return this.#gone()
-    const outlet = new Outlet(response, native, compression && new Gzip(compression, this.#host.reports.compressionFailed), this)
+    const outlet = new Outlet(response, native ? undefined : this.#response, compression && new Gzip(compression, this.#host.reports.compressionFailed), this)
     this.#outlet = outlet
     this.#host.opened(this)
     if (this.state === 'closed') {
@@ -378,7 +380,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       outlet.open(text, bytes)
     } catch (error) {
       this.fail(error)
-      this.request.raw.destroy() // What a hook put in between breaks, and nothing has reached the response behind it.
+      outlet.destroy() // nothing of it has reached the client
     }
     this.#makeRoom()
     this.#tellOpened()

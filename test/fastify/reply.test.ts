@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import http from 'node:http'
 import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
-import { Readable } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { ReadableStream } from 'node:stream/web'
 import { createGzip, gunzipSync } from 'node:zlib'
 import Fastify, { type FastifyInstance, type FastifyReply, type RouteHandlerMethod } from 'fastify'
@@ -714,6 +714,53 @@ t.test('a handler or hook that ends the response by itself ends the stream, what
       t.strictSame(accidents, [], `${after}, HTTP/${http2 ? 2 : 1.1}`)
     }
   }
+})
+
+t.test('a stream that breaks behind more than one transform of hooks breaks its connection, and app.close() takes no longer than it may', async t => {
+  for (const protocol of ['HTTP/1.1', 'HTTP/2']) {
+    const app = await build(t, { drain: { timeout: 100 } }, { ...(protocol === 'HTTP/2' && { http2: true }) } as {})
+    app.addHook('onSend', async (request, reply, payload) => (payload as Readable).pipe(new PassThrough()).pipe(new PassThrough()))
+    app.get('/throws', (request, reply) => reply.sse((async function * () {
+      yield 'one'
+      await later()
+      throw new Error('the source failed')
+    })()))
+    app.get('/hangs', {
+      onSend: async (request, reply, payload) => {
+        hanging++
+        await new Promise(() => {})
+      }
+    }, (request, reply) => reply.sse(['one']))
+    let hanging = 0
+    const url = await listen(app)
+    const session = protocol === 'HTTP/2' ? http2.connect(url) : undefined
+    t.teardown(() => session?.destroy())
+    const get = async (path: string): Promise<{ text: string, closed: 'end' | 'aborted' | undefined }> => {
+      if (session === undefined) return await connect(url + path)
+      const response: { text: string, closed: 'aborted' | undefined } = { text: '', closed: undefined }
+      const request = session.request({ ':path': path }).setEncoding('utf8')
+      request.on('error', () => {}).on('data', text => { response.text += text }).on('close', () => { response.closed = 'aborted' })
+      return response
+    }
+    const client = await get('/throws')
+    await within(until(() => client.closed === 'aborted', `the break over ${protocol}`), `the break over ${protocol}`)
+    t.match(client.text, 'data: one')
+    get('/hangs').catch(() => {})
+    await until(() => hanging === 1, 'the hook that hangs')
+    await within(app.close(), `app.close() over ${protocol}`)
+  }
+})
+
+t.test('what a hook put in between may throw at the first write of the answer to a POST: the connection breaks', async t => {
+  const app = await build(t)
+  app.addHook('onSend', async (request, reply, payload) => {
+    const between = new PassThrough()
+    between.write = () => { throw new Error('thrown by the test') }
+    return (payload as Readable).pipe(between)
+  })
+  app.post('/', (request, reply) => reply.sse(app.sse.channel('a')))
+  await t.rejects(within(connect(await listen(app), { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' }), 'the break'), { code: 'ECONNRESET' })
+  t.equal(app.sse.stats().streams, 0)
 })
 
 t.test('nothing was left unhandled', async t => {
