@@ -17,21 +17,21 @@ export class Carrier {
   readonly readable = true
   readonly #stream: Stream
   readonly #response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>
-  readonly #onOpen: () => Compression | undefined | false
+  readonly #onOpen: (native: boolean) => Compression | undefined | false
   /** How many listeners of each of `WATCHED` the response had when somebody last began to watch this payload. */
   #before: number[] | undefined
 
   /** @param onOpen says how the body is compressed that the head announces, if it is; false: the reply has another answer by now */
-  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: () => Compression | undefined | false) {
+  constructor (stream: Stream, response: EventEmitter & Pick<ServerResponse, 'headersSent' | 'hasHeader' | 'removeHeader'>, onOpen: (native: boolean) => Compression | undefined | false) {
     this.#stream = stream
     this.#response = response
     this.#onOpen = onOpen
   }
 
   pipe (destination: Writable): Writable {
-    const compression = this.#onOpen()
-    if (compression === false) return destination
     const native = destination === this.#response as unknown
+    const compression = this.#onOpen(native)
+    if (compression === false) return destination
     if (native) {
       this.#dropWatch()
       // As onSend hooks may set it, and Fastify for reply.trailer(): a stream has neither a length nor trailers.

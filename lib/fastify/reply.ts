@@ -111,7 +111,9 @@ function hold (reply: FastifyReply): void {
   const time = handlerTimeout > 0 ? handlerTimeout - reply.elapsedTime - MARGIN : Infinity
   if (time <= 0) return
   Object.defineProperty(reply, 'sent', { value: true, configurable: true })
-  const timer = time === Infinity ? undefined : setTimeout(release, time, reply)
+  // What a hook put in between may be on its way by then: a web stream is sent without a 'pipe'.
+  const late = (): void => { (reply as Reply)[kStream]?.state === 'open' && reply.raw.headersSent ? reply.hijack() : release(reply) }
+  const timer = time === Infinity ? undefined : setTimeout(late, time)
   held.set(reply, timer)
   // A hook that replaces the payload answers without a word to us.
   if (timer !== undefined) reply.raw.once('close', () => clearTimeout(timer))
@@ -159,10 +161,19 @@ function send (registry: Registry, reply: FastifyReply, stream: Stream): void {
   const wanted = stream.compression
   const compression = wanted !== undefined && acceptsGzip(reply.request) ? wanted : undefined
   if (compression !== undefined) announceGzip(reply)
-  const carrier = new Carrier(stream, reply.raw, () => {
-    if (isOff(reply)) return false // the hook that hung until the handlerTimeout has ended after all
+  const take = (): void => {
+    if (isOff(reply)) return
     release(reply)
     reply.hijack()
+  }
+  const carrier = new Carrier(stream, reply.raw, native => {
+    if (isOff(reply)) return false // the hook that hung until the handlerTimeout has ended after all
+    if (native) take()
+    else {
+      // A hook has put something in between, and those after it may still fail or hang: the reply is taken when that is sent.
+      hold(reply)
+      reply.raw.once('pipe', take)
+    }
     // Node leaves the body of this one out, and its client is through. Of a 204 Fastify lets the body go.
     if (reply.statusCode === 304) stream.end('end')
     if (registry.closing) stream.drain()
@@ -210,6 +221,7 @@ export function onError (reply: Reply, answer: () => void): void {
   failed.set(reply, answering)
   release(reply)
   reply.removeHeader('content-encoding') // of the stream: the answer is plain
+  if (!reply.sent) stream.detach() // what a hook put in between was not sent, and the answer can be
   stream.end('error')
   if (isGone(reply.raw)) return answer()
   // Until the answer is through, for following a context has its price for the whole process.

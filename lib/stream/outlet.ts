@@ -26,7 +26,8 @@ export class Outlet {
   readonly gzip: Gzip | undefined
 
   readonly #response: Writable
-  readonly #behind: ServerResponse | undefined
+  readonly #native: boolean
+  #behind: ServerResponse | undefined
   readonly #owner: OutletOwner
   /** Something that a hook put in between threw: it may never flush what it has. */
   #threw = false
@@ -35,6 +36,7 @@ export class Outlet {
   /** @param behind the response itself, where the other one is something that a hook put in between */
   constructor (response: Writable, behind: ServerResponse | undefined, gzip: Gzip | undefined, owner: OutletOwner) {
     this.#response = response
+    this.#native = behind === undefined
     this.#behind = behind
     this.gzip = gzip
     this.#owner = owner
@@ -58,7 +60,7 @@ export class Outlet {
       first = new Frame(chunkOf(body), body.length)
     }
     this.#owner.onWrite(first.bytes)
-    if (this.#behind !== undefined || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
+    if (!this.#native || !(response instanceof ServerResponse) || !(response.socket instanceof Socket)) return this.#send(first)
     const { socket } = response
     socket.cork()
     response.flushHeaders()
@@ -93,7 +95,7 @@ export class Outlet {
    * a pipelined request has none at first, and somebody may have replaced response.write.
    */
   #socket (corks = 0): Socket | undefined {
-    if (this.#behind !== undefined) return undefined
+    if (!this.#native) return undefined
     const response = this.#response as ServerResponse
     const { socket } = response
     return response.chunkedEncoding && socket instanceof Socket && !response.writableEnded && response.writableCorked === corks &&
@@ -146,6 +148,11 @@ export class Outlet {
       if (!this.#threw) return how(this.#response, last)
     } catch {} // Its own connection breaks, and the stream is closed already.
     this.destroy()
+  }
+
+  /** The response gets another answer than what a hook put in between. */
+  detach (): void {
+    this.#behind = undefined
   }
 
   /** Breaks the connection: what a hook put in between need not tell what is behind it, and may not have reached it yet. */

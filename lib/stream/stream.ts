@@ -482,6 +482,11 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#closing.finish()
   }
 
+  /** Its response gets another answer: what becomes of the stream does not break it. */
+  detach (): void {
+    this.#outlet?.detach()
+  }
+
   /** Breaks the connection, without waiting for what is not flushed. */
   destroy (): void {
     this.#outlet?.destroy()

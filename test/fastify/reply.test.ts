@@ -763,6 +763,58 @@ t.test('what a hook put in between may throw at the first write of the answer to
   t.equal(app.sse.stats().streams, 0)
 })
 
+t.test('an onSend hook that fails or hangs after one that piped the stream through a transform is answered as for any other response', async t => {
+  const LATER: Record<string, { status: number, hook: (reply: FastifyReply) => Promise<void> }> = {
+    fails: { status: 500, hook: async () => { throw new Error('the hook failed') } },
+    'fails a little later': {
+      status: 500,
+      hook: async () => {
+        await later()
+        throw new Error('the hook failed')
+      }
+    },
+    hangs: { status: 503, hook: () => new Promise(() => {}) },
+    'ends after the handlerTimeout': {
+      status: 503,
+      hook: reply => new Promise(resolve => { reply.raw.once('close', () => setImmediate(resolve)) })
+    }
+  }
+  for (const [what, { status, hook }] of Object.entries(LATER)) {
+    const app = await build(t)
+    const reasons: string[] = []
+    app.sse.on('close', ({ reason }) => reasons.push(reason))
+    app.addHook('onSend', async (request, reply, payload) => isStream(payload) ? (payload as Readable).pipe(new PassThrough()) : payload)
+    app.addHook('onSend', async (request, reply, payload) => { if (isStream(payload)) await hook(reply) })
+    app.get('/handled', { handlerTimeout: 200 }, (request, reply) => reply.sse(app.sse.channel('time')))
+    app.get('/driven', { handlerTimeout: 200 }, async (request, reply) => reply.sse().subscribe('time'))
+    const url = await listen(app)
+    for (const path of ['/handled', '/driven']) {
+      const client = await ended(await within(connect(url + path), `the answer, ${what}`), 'the end')
+      t.equal(client.status, status, what)
+      t.match(client.headers['content-type'], 'application/json')
+    }
+    t.strictSame(reasons, ['error', 'error'])
+    t.equal(app.sse.stats().streams, 0)
+    await within(app.close(), `app.close(), ${what}`)
+  }
+})
+
+t.test('handlerTimeout does not cut a stream that a hook pipes through a transform', async t => {
+  for (const web of [false, true]) {
+    const app = await build(t)
+    app.addHook('onSend', async (request, reply, payload) => {
+      const between = (payload as Readable).pipe(new PassThrough())
+      return web ? Readable.toWeb(between) : between
+    })
+    app.get('/', { handlerTimeout: 400 }, (request, reply) => reply.sse(app.sse.channel('time')))
+    const client = await within(connect(await listen(app)), 'the response')
+    await passed(500)
+    await app.sse.publish('time', 'later')
+    t.equal((await client.first(1))[0]!.data, 'later')
+    client.leave()
+  }
+})
+
 t.test('nothing was left unhandled', async t => {
   await passed(50)
   t.strictSame(accidents, [])
