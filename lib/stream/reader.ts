@@ -59,7 +59,6 @@ export class Reader<M extends Member> {
           next[i] = { ...next[i]!, filter, from: Math.max(next[i]!.from, next[i]!.seen, this.position) }
           continue
         }
-        if (chosen) this.#gaps.dropCursor(name)
         const log = this.#log.join(name, this.#member)
         next[i < 0 ? next.length : i] = { log, from: Infinity, seen: 0, filter, start: new Start(this.#log, log, { cursor, rewind, late }) }
         if (i < 0) joined.push(name)
@@ -68,6 +67,7 @@ export class Reader<M extends Member> {
       for (const { log } of next.slice(this.subscriptions.length)) this.#log.leave(log, this.#member)
       throw error
     }
+    if (chosen) for (const name of names) this.#gaps.dropCursor(name)
     this.subscriptions = next
     return joined
   }

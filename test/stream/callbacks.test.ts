@@ -198,6 +198,17 @@ t.test('a channel that "history.channel" refuses leaves nothing of the call behi
   await client.first(1)
 })
 
+t.test('a gap that is due is told though the call that gives its channel another cursor is refused', async t => {
+  const { app, drive } = await start(t, { history: { channel: name => { if (name === 'bad') throw new Error('no such channel'); return undefined } } })
+  app.sse.once('open', ({ stream }) => {
+    t.throws(() => stream.subscribe(['a', 'bad'], { lastEventId: app.sse.cursor }), { code: 'SSE_ERR_INVALID_OPTION' })
+  })
+  await app.sse.publish('a', 'one')
+  const { client } = await drive(stream => stream.subscribe('a'), { lastEventId: 'garbage' })
+  await client.first(1)
+  t.match(client.gaps, [{ reason: 'unknown', channels: ['a'] }])
+})
+
 t.test('what a listener of "gap" publishes takes nothing away in silence from a channel that the gap does not name', async t => {
   const { app, drive } = await start(t, { history: { maxEvents: 5 } })
   app.sse.once('gap', () => { for (const text of numbers(1, 300)) app.sse.publish('a', text).catch(t.fail) })
