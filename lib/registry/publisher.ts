@@ -101,17 +101,17 @@ export class Publisher implements Mover {
   }
 
   async #finish (): Promise<string> {
-    if (this.#stopped !== undefined) {
-      if (this.#ends && !this.#stopped.byOther) await this.#host.end(this.#name, await this.#stopped.reason)
-      return await this.#stopped.reason
-    }
     if (this.#error !== undefined) {
       // The text of the error is nobody else's business. Where the backplane is away the readers cannot be told.
       if (this.#ends) await this.#host.end(this.#name, 'error').catch(() => {})
       throw this.#error.cause
     }
-    if (this.#ends) await this.#host.end(this.#name, 'done')
-    return 'done'
+    const { reason, byOther } = this.#stopped ?? { reason: 'done', byOther: false }
+    if (!this.#ends || byOther) return await reason
+    const own = await reason
+    await this.#host.end(this.#name, own)
+    // Somebody else's end may have been first, and nobody was told of it yet.
+    return await this.#reason(own)
   }
 
   /** Stops the source at once, although it may wait for something. */
@@ -124,7 +124,7 @@ export class Publisher implements Mover {
   /** Somebody else has ended the channel. */
   #ended (): void {
     if (this.#done) return
-    this.#stopped = { reason: this.#reason(), byOther: true }
+    this.#stopped = { reason: this.#reason('ended'), byOther: true }
     this.#quit()
   }
 
@@ -154,10 +154,10 @@ export class Publisher implements Mover {
     if (this.#inFlight.size >= IN_FLIGHT) await Promise.race(this.#inFlight)
   }
 
-  /** Why the channel has ended. */
-  async #reason (): Promise<string> {
+  /** Why the channel has ended. @param otherwise where that cannot be said */
+  async #reason (otherwise: string): Promise<string> {
     const newest = (await this.#host.log.kept(this.#name, 1).catch(() => [])).at(-1)
-    return newest?.kind === 'end' ? newest.data : 'ended'
+    return newest?.kind === 'end' ? newest.data : otherwise
   }
 
   #look (): void {

@@ -913,6 +913,26 @@ t.test('on a channel that has ended the source is stopped before it begins, and 
   t.equal(begun, false)
 })
 
+t.test('it resolves with the reason that readers are told, though its source is through, or its signal aborts, in the turn in which somebody else ends the channel', async t => {
+  const { app, open } = await start(t)
+  const told = async (name: string): Promise<string> => {
+    const reader = await open(`${name}?rewind=9`)
+    await ended(reader)
+    return ends(reader)[0].reason
+  }
+  const through = app.sse.channel('through').publishFrom(['x'])
+  app.sse.channel('through').end({ reason: 'stopped' })
+  t.equal(await within(through, 'publishFrom'), 'stopped')
+  t.equal(await told('through'), 'stopped')
+
+  const controller = new AbortController()
+  const aborted = app.sse.channel('aborted').publishFrom(waiting().sources['return']!, { signal: controller.signal })
+  controller.abort()
+  app.sse.channel('aborted').end({ reason: 'stopped' })
+  t.equal(await within(aborted, 'publishFrom'), 'stopped')
+  t.equal(await told('aborted'), 'stopped')
+})
+
 t.test('a source is no reader: size and stats() do not count it', async t => {
   const { app, open, a } = await start(t)
   const { sources } = waiting()
