@@ -92,7 +92,7 @@ function failed (before: number, asked: boolean, { error, retryAfter }: Input & 
   // Where there are no headers, no request was made yet.
   if (isFinal || !(given.canRepeat || code === 'headers')) return { name: 'closed', error }
   // Never less than the server asked for, and random above that, up to twice as much after each failure: clients should not come back together.
-  const spread = given.random * Math.max(0, Math.min(given.max, least(given) * 2 ** failures) - least(given))
+  const spread = given.random * Math.max(0, Math.min(given.max, least(given) * 2 ** Math.min(failures, 99)) - least(given)) // 2 ** 1024 is Infinity
   const held = retryAfter > 0
   const until = given.now + spread + (held ? Math.max(given.min, retryAfter) : least(given))
   return { name: given.isOnline ? 'waiting' : 'offline', failures, asked, until, held, error }

@@ -122,6 +122,14 @@ t.test('the wait is never less than the server said, and random above it: up to 
   t.end()
 })
 
+t.test('after any number of failures there is a time for the next try, whatever the limits', t => {
+  for (const failures of [1_000, 1_023, 5_000, 1e9]) {
+    t.equal(until(after(failures), failed(CUT), { random: 0.5, min: 0, retry: 0 }), 0, `no pause asked for, ${failures} failures`)
+    for (const random of [0, 0.5]) t.ok(Number.isFinite(until(after(failures), failed(CUT), { random, max: Infinity })), `no maximum, ${failures} failures`)
+  }
+  t.end()
+})
+
 t.test('a connection that lasted starts the count anew; where the server ended it, the wait is what it said', t => {
   const open: State = { name: 'open', failures: 7, since: NOW - 3_000 }
   t.equal(until(open, failed(failure('ended', 200)), { random: 1 }), 3_000)
