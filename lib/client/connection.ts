@@ -54,9 +54,10 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     if (code !== 'cut') throw new Error(`answered ${status} ${type}`)
     signal.throwIfAborted()
     sink.opened(+header('sse-heartbeat'), new URL(response.url || url).origin)
-    const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
+    // Without a body (HEAD, or a `fetch` of one's own) there is nothing to read.
+    const reader = response.body?.pipeThrough(new TextDecoderStream()).getReader()
     for (;;) {
-      const { done, value } = await reader.read()
+      const { done, value } = await reader?.read() ?? { done: true, value: undefined }
       signal.throwIfAborted()
       if (done) {
         code = 'ended'

@@ -75,6 +75,25 @@ t.test('half a character at the end of the stream is no event, and no error but 
   t.match([data, errors], [['a', 'b'], [{ code: 'ended' }]])
 })
 
+t.test('an answer without a body has ended: it is asked for again after a pause, or closes where the channel had ended', { buffered }, async t => {
+  // What `fetch` gives for HEAD, and a wrapper of it for anything.
+  const { url } = await serve(t, one => one.response.writeHead(200, { 'content-type': 'text/event-stream' }).end())
+  const { errors, source } = observe(t, url, { ...FAST, method: 'HEAD' })
+  await soon(() => errors.length === 3, 'three tries')
+  source.close()
+  for (const error of errors) t.match(error, { code: 'ended', status: 200, message: 'response ended', readyState: SseClient.CONNECTING })
+
+  const end = 'event: sse.end\ndata: {}\n\n'
+  let asked = 0
+  const fetch = async (): Promise<Response> => {
+    const body = asked++ > 0 ? null : new ReadableStream({ start: controller => controller.enqueue(new TextEncoder().encode(end)) })
+    return new Response(body, { headers: { 'content-type': 'text/event-stream' } })
+  }
+  const ended = observe(t, url, { ...FAST, fetch, inactivity: 100 })
+  await soon(() => ended.source.readyState === SseClient.CLOSED, 'the end')
+  t.same([ended.errors.map(({ code }) => code), asked], [['inactivity'], 2])
+})
+
 t.test('redirects in a circle, and a server that closes without an answer, are network failures, with a pause after each', { buffered }, async t => {
   const circle = await serve(t, one => one.response.writeHead(302, { location: '/events' }).end())
   const silent = await serve(t, one => one.request.socket.destroy())
