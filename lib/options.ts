@@ -202,8 +202,9 @@ export function channelLimits ({ limits, channel }: HistoryOptions, name: string
   if (checkAnswer('history.channel', own) === undefined) return limits
   const { maxEvents, maxAge, latest = false } = group<ChannelHistory & { latest?: boolean }>(`history.channel(${received(name)})`, own as object, ['maxEvents', 'maxAge', 'latest'])
   if (typeof latest !== 'boolean') throw new SSE_ERR_INVALID_OPTION('history.channel().latest', 'true or false', received(latest))
+  const events = count('history.channel().maxEvents', maxEvents, limits.maxEvents, 0)
   return {
-    maxEvents: latest ? 1 : count('history.channel().maxEvents', maxEvents, limits.maxEvents, 0),
+    maxEvents: latest ? 1 : events,
     maxAge: duration('history.channel().maxAge', maxAge, latest ? 0 : limits.maxAge),
     latest
   }

@@ -219,6 +219,7 @@ t.test('what "history.channel" answers is checked, and what it throws is the cau
     [{ maxEvents: -1 }, 'option "history.channel().maxEvents" must be a whole number >= 0, or Infinity, received -1'],
     [{ maxAge: '1' }, `option "history.channel().maxAge" must be a number of milliseconds from 0 to ${LONGEST}, received "1"`],
     [{ latest: 1 }, 'option "history.channel().latest" must be true or false, received 1'],
+    [{ latest: true, maxEvents: -1 }, 'option "history.channel().maxEvents" must be a whole number >= 0, or Infinity, received -1'],
     [{ maxEvent: 1 }, 'option "history.channel("a").maxEvent" must be left out: there is no such option. Did you mean "history.channel("a").maxEvents"?, received 1'],
     [5, 'option "history.channel("a")" must be an object, received 5'],
     [null, 'option "history.channel("a")" must be an object, received null']
