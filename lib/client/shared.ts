@@ -45,6 +45,10 @@ export class Shared implements Source {
   /** The leader's connection, or one that has not met the leader's. */
   #own: Source | undefined
   #isLeader = false
+  /** The leader's connection is open, or has a place to resume from: who follows it now misses nothing. */
+  #canFollow = false
+  /** Takes the lead from whoever has it. */
+  #steal!: () => void
   /** 429: the server has as many connections of this user as it takes. */
   #isRefused = false
   #standing: Standing = { status: 'connecting' }
@@ -103,12 +107,13 @@ export class Shared implements Source {
       })
     }
     request({ signal })
+    this.#steal = () => request({ steal: true })
     // A leader that was frozen without a word still holds the lock.
     const { inactivity } = this.#settings
     const timer = setInterval(() => {
       if (this.#isLeader || this.#own) this.#misses = 0
       else if (++this.#misses === 2) this.#post({ kind: 'hello' })
-      else if (this.#misses > 2) request({ steal: true })
+      else if (this.#misses > 2) this.#steal()
     }, inactivity ? inactivity / 3 : CHECK)
     signal.addEventListener('abort', () => clearInterval(timer))
   }
@@ -126,11 +131,12 @@ export class Shared implements Source {
     const own = this.#own
     this.#own = this.#pending = undefined
     clearTimeout(this.#quiet)
+    this.#quiet = undefined
     own?.close()
   }
 
   #connect (): void {
-    this.#isRefused = false
+    this.#isRefused = this.#canFollow = false
     const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.#lastEventId }, signal => {
       if (own !== this.#own) return
       if (this.#isLeader && !(signal.kind === 'id' && this.#seen.has(signal.lastEventId))) this.#post(signal)
@@ -138,7 +144,7 @@ export class Shared implements Source {
       if (signal.kind === 'event') clearTimeout(this.#quiet)
       else if (signal.kind === 'status') {
         this.#isRefused = signal.error?.status === 429
-        if (signal.status === 'open') this.#quiet = setTimeout(() => this.#meet(true), QUIET)
+        if (signal.status === 'open') this.#listen()
       }
       this.#meet()
     })
@@ -165,7 +171,20 @@ export class Shared implements Source {
       this.#ids = message.ids
       this.#pending.push({ kind: 'status', status: message.status, until: message.until })
     }
+    const could = this.#canFollow
+    if (message.kind === 'here') this.#canFollow = message.status === 'open' || message.ids.length > 0
+    else if (message.kind !== 'status' || message.status === 'open') this.#canFollow = true
+    // What its own has brought until now, that leader does not tell.
+    if (this.#canFollow && !could && this.#quiet) this.#listen()
+    // A leader that has been nowhere is refused what this one has: nobody misses anything if this one leads.
+    if (!this.#canFollow && message.kind === 'status' && message.error?.status === 429 && this.#standing.status === 'open') this.#steal()
     this.#meet()
+  }
+
+  /** Looks in a while whether the own connection had anything to bring. */
+  #listen (): void {
+    clearTimeout(this.#quiet)
+    this.#quiet = setTimeout(() => { if (this.#canFollow && this.#standing.status === 'open') this.#meet(true) }, QUIET)
   }
 
   /** Leaves the own connection for the leader's, if that goes on from where this one is. */

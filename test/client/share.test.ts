@@ -128,6 +128,40 @@ for (const [name, { start, skip }] of Object.entries(DRIVERS)) {
       await late.close()
     })
 
+    await t.test('where there may be one connection for each user, and a tab that does not lead has it, that tab goes on with it, leads, and misses nothing; the leader follows', async t => {
+      const it = await world(t, driver, { plugin: { maxStreamsPerKey: 1, retry: 1_000 } })
+      // The first to come leads, and its request is the last.
+      let leads = false
+      it.app.server.on('request', ({ url }) => { if (url === '/away?leads') leads = true })
+      const opening = it.open(share(`headers: () => window.asked ??= new Promise(async resolve => {
+        new BroadcastChannel('go').onmessage = () => resolve({ 'x-page': '0' })
+        while ((await navigator.locks.query()).held.length === 0) await new Promise(resolve => setTimeout(resolve, 20))
+        fetch('/away?leads')
+      })`))
+      opening.catch(() => {})
+      await waitFor('the first to lead', () => leads)
+      const tab = await it.open(share())
+      await new Promise(resolve => setTimeout(resolve, 1_500)) // longer than a tab whose connection is quiet keeps it beside a leader's
+      await it.publish()
+      await expect(t, [tab], ['1'], 'a leader that has been nowhere is not followed')
+      let count = 1
+      const timer = setInterval(() => { it.publish().then(() => count++, () => {}) }, 100) // never quiet
+      await tab.evaluate("new BroadcastChannel('go').postMessage('')")
+      const first = await opening.finally(() => clearInterval(timer))
+      t.equal(await it.leader([first, tab]), tab)
+      await waitFor('what was published', () => messages(tab).length === count)
+      await it.publish()
+      await expect(t, [tab], upTo(count + 1), 'the one that leads')
+      await waitFor('the other to have it', () => messages(first).at(-1) === String(count + 1))
+      const seen = messages(first)
+      t.same(seen, upTo(count + 1).slice(-seen.length), 'the one that follows')
+      await tab.close()
+      await it.leader([first])
+      await it.publish()
+      await expect(t, [first], [...seen, String(count + 2)], 'afterwards')
+      await first.close()
+    })
+
     await t.test('a leader that was taken for dead, and closes when it is told so, makes no new connection', async t => {
       const it = await world(t, driver)
       const tab = await it.open(share('headers: () => { window.asked = (window.asked ?? 0) + 1; return {} }'))
