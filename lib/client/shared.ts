@@ -161,8 +161,8 @@ export class Shared implements Source {
       return
     }
     this.#pending ??= []
-    // Its own waits for a try, which brings what is told until then. Where no try succeeds, this would grow for ever.
-    if (this.#standing.until) {
+    // Its own waits for a try, which brings what is told until then; or it brings much, and never an id that both have had. This would grow for ever.
+    if (this.#standing.until || this.#pending.length > MAX_SEEN) {
       this.#pending = this.#pending.filter(({ kind }) => kind === 'status').slice(-1)
       this.#ids = []
     }

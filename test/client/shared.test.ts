@@ -1,0 +1,53 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import t from 'tap'
+import { resolve } from '../../lib/client/options.ts'
+import { Shared } from '../../lib/client/shared.ts'
+import type { Signal } from '../../lib/client/signal.ts'
+import { soon } from '../client.ts'
+
+// What other tabs say, by hand. Real tabs are in share.test.ts.
+
+setFlagsFromString('--expose-gc')
+const gc: () => void = runInNewContext('gc')
+
+let fromLeader: (data: unknown) => void
+class Channel {
+  onmessage = (message: { data: unknown }): void => {}
+  constructor () { fromLeader = data => this.onmessage({ data }) }
+  postMessage (): void {}
+  close (): void {}
+}
+Object.assign(globalThis, { BroadcastChannel: Channel })
+Object.defineProperty(globalThis, 'navigator', { value: { locks: { request: () => new Promise(() => {}) } }, configurable: true }) // another tab leads
+
+/** A connection of one's own, by hand. */
+class Connection {
+  static tell: (signal: Signal) => void
+  constructor (settings: unknown, tell: (signal: Signal) => void) { Connection.tell = tell }
+  close (): void {}
+}
+
+const event = (data: string): Signal => ({ kind: 'event', type: 'message', data, origin: '', hasId: false, lastEventId: '' })
+
+t.test('a tab of a stream without ids, which never meets the leader\'s, keeps no more than some of what that one tells', async t => {
+  const told: string[] = []
+  const shared = new Shared(resolve('http://127.0.0.1/', {}), signal => { if (signal.kind === 'event') told.push(signal.data) }, Connection, () => {})
+  t.teardown(() => shared.close())
+  Connection.tell({ kind: 'status', status: 'open' })
+  fromLeader({ kind: 'here', status: 'open', ids: [] })
+  const first = new WeakRef(event('0'))
+  const tell = (one: Signal): void => {
+    fromLeader(one)
+    Connection.tell(event((one as Signal & { kind: 'event' }).data))
+  }
+  tell(first.deref()!)
+  await new Promise(resolve => setImmediate(resolve)) // a WeakRef holds what it was asked for until then
+  const count = 12_000
+  for (let n = 1; n < count; n++) tell(event(String(n)))
+  await soon(() => {
+    gc()
+    return first.deref() === undefined
+  }, 'the first to be let go')
+  t.same(told, Array.from({ length: count }, (_, n) => String(n)), 'each once, from its own connection')
+})
