@@ -6,7 +6,7 @@ export interface SseStats extends StreamCounters {
   streams: number
   /** Channels with a stream, now. */
   channels: number
-  /** publish() calls of this process that were acknowledged. */
+  /** Events of this process that were acknowledged, those of `publishFrom()` included. */
   published: number
   /** Entries that came from the backplane, whoever published them. */
   received: number
