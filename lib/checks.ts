@@ -47,6 +47,12 @@ export function checkSignal (signal: unknown): void {
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw new SSE_ERR_INVALID_OPTION('signal', 'an AbortSignal', received(signal))
 }
 
+/** The options of a call: an event or a number given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
+export function checkOptions (options: object, known: readonly string[]): void {
+  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
+  checkNames('', options, known)
+}
+
 /** Some options in an object of their own. @throws SSE_ERR_INVALID_OPTION */
 export function group<T extends object> (name: string, value: T | undefined, known: readonly string[]): Partial<T> {
   if (value === undefined) return {}

@@ -235,6 +235,13 @@ time.publish({ event: 'tick', data: null })
 time.publish({ event: 'tick' })
 // @ts-expect-error no such event
 time.publish({ event: 'tock', data: { n: 1 } })
+// What is undefined is as if it were not there
+const maybe = undefined as string | undefined
+anything.publish({ event: maybe, data: 1 })
+app.sse.channel<{ message: unknown }>('of-all').publish('text')
+app.sse.channel<{ message: string | { n: number } }>('of-both').publish('text')
+// @ts-expect-error a number alone is no event
+app.sse.channel<{ message: any }>('of-any').publish(5)
 // @ts-expect-error wrong data, though the other channel would take it
 app.sse.publish(['typed-time', 'untyped'], { event: 'tick', data: { n: '1' } })
 // @ts-expect-error the other channel has no such event

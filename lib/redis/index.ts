@@ -1,5 +1,5 @@
 import type { SharedBackplane } from '../log/backplane.ts'
-import { checkNames } from '../checks.ts'
+import { checkOptions } from '../checks.ts'
 import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 import { RedisBackplane } from './backplane.ts'
 import { checkClient, fullKey, type RedisClient } from './link.ts'
@@ -34,8 +34,7 @@ const SILENCE = 5_000
  * @throws SSE_ERR_INVALID_OPTION
  */
 export function redisBackplane (options: RedisBackplaneOptions, { silence = SILENCE } = {}): SharedBackplane {
-  if (typeof options !== 'object' || options === null) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, ['client', 'key'])
+  checkOptions(options, ['client', 'key'])
   const { client, key = DEFAULT_REDIS_KEY } = options
   // With braces, names of two applications could meet.
   if (typeof key !== 'string' || !/^[^{}]+$/.test(key)) throw new SSE_ERR_INVALID_OPTION('key', 'a string without braces that is not empty', received(key))

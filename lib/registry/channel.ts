@@ -1,4 +1,4 @@
-import { checkNames, checkSignal, isPlain } from '../checks.ts'
+import { checkOptions, checkSignal } from '../checks.ts'
 import { SSE_ERR_INVALID_CHANNEL, SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 import { isChannel, kRegistry, type Channel, type EndOptions, type PublishEvent, type PublishFromOptions } from '../stream/channel.ts'
 import type { SseFeed } from '../stream/feed.ts'
@@ -56,16 +56,14 @@ export function checkName (name: unknown): string {
 
 /** Checks the options of `channel.end()`. @throws SSE_ERR_INVALID_OPTION */
 export function checkEndOptions (options: EndOptions): EndOptions {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, ['reason'])
+  checkOptions(options, ['reason'])
   if (options.reason !== undefined && typeof options.reason !== 'string') throw new SSE_ERR_INVALID_OPTION('reason', 'a string', received(options.reason))
   return options
 }
 
 /** Checks the options of `channel.publishFrom()`. @throws SSE_ERR_INVALID_OPTION */
 export function checkPublishFromOptions (options: PublishFromOptions): PublishFromOptions {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, ['signal', 'end'])
+  checkOptions(options, ['signal', 'end'])
   checkSignal(options.signal)
   if (options.end !== undefined && typeof options.end !== 'boolean') throw new SSE_ERR_INVALID_OPTION('end', 'true or false', received(options.end))
   return options

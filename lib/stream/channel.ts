@@ -10,11 +10,14 @@ export interface SseChannels {}
 
 type IsAny<T> = 0 extends 1 & T ? true : false
 
+/** What a string alone may be: the data of an event without a name. */
+type TextOf<Data> = string extends Data ? string : Extract<Data, string>
+
 /** What `publish()` takes on a channel with these events: the event's name and its data, checked together. */
 export type PublishEvent<Events> = IsAny<Events> extends true
-  ? { event?: string, data: unknown } | string
+  ? { event?: string | undefined, data: unknown } | string
   : { [Name in keyof Events & string]: Name extends 'message'
-      ? { event?: 'message', data: Events[Name] } | (Events[Name] extends string ? Events[Name] : never)
+      ? { event?: 'message' | undefined, data: Events[Name] } | TextOf<Events[Name]>
       : { event: Name, data: Events[Name] }
     }[keyof Events & string]
 

@@ -1,5 +1,5 @@
 import type { FastifyRequest } from 'fastify'
-import { checkNames, checkSignal, count, duration, fn, isPlain, retryTime } from '../checks.ts'
+import { checkOptions, checkSignal, count, duration, fn, retryTime } from '../checks.ts'
 import { SSE_ERR_INVALID_OPTION, received } from '../errors.ts'
 import { compression, type CompressOptions } from '../options.ts'
 import type { SseEvent, StoredEvent } from '../wire/event.ts'
@@ -69,18 +69,17 @@ export interface SseStream<Request = FastifyRequest> {
   /**
    * Ends the stream, after its own events that wait. Resolves when the response is done; a second call does nothing more.
    * @param options.retry tells the client when to come back, in ms
-   * @throws (rejects) SSE_ERR_INVALID_EVENT for a `retry` that breaks its rule
+   * @throws (rejects) SSE_ERR_INVALID_EVENT for a `retry` that breaks its rule, SSE_ERR_INVALID_OPTION for anything else
    */
-  close (options?: { retry?: number }): Promise<void>
+  close (options?: { retry?: number | undefined }): Promise<void>
 }
 
 const SUBSCRIBE_OPTIONS = ['lastEventId', 'rewind', 'filter']
 const STREAM_OPTIONS = [...SUBSCRIBE_OPTIONS, 'retry', 'maxAge', 'signal', 'compress']
 
-/** Checks the options of a stream: an event given in their place would be lost in silence. @throws SSE_ERR_INVALID_OPTION */
+/** Checks the options of a stream. @throws SSE_ERR_INVALID_OPTION */
 export function checkStreamOptions (options: SseOptions<any>, known = STREAM_OPTIONS): SseOptions<any> {
-  if (!isPlain(options)) throw new SSE_ERR_INVALID_OPTION('options', 'an object', received(options))
-  checkNames('', options, known)
+  checkOptions(options, known)
   const { lastEventId, rewind, filter, retry, maxAge, signal, compress } = options
   if (lastEventId !== undefined && lastEventId !== null && typeof lastEventId !== 'string') throw new SSE_ERR_INVALID_OPTION('lastEventId', 'a string or null', received(lastEventId))
   count('rewind', rewind, 0, 0)

@@ -4,7 +4,7 @@ import { AsyncResource } from 'node:async_hooks'
 import type { FastifyRequest } from 'fastify'
 import { SSE_ERR_INVALID_EVENT, received } from '../errors.ts'
 import type { ChannelLog, Member } from '../log/channel-log.ts'
-import { isRetry } from '../checks.ts'
+import { checkOptions, isRetry } from '../checks.ts'
 import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, twoArguments, type SseEvent } from '../wire/event.ts'
@@ -406,13 +406,16 @@ export class Stream implements SseStream, Member, OutletOwner {
     return this.#own.take()
   }
 
-  close ({ retry }: { retry?: number } = {}): Promise<void> {
-    if (retry !== undefined && !isRetry(retry)) {
-      const error = new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))
+  close (options: { retry?: number | undefined } = {}): Promise<void> {
+    try {
+      checkOptions(options, ['retry'])
+      const { retry } = options
+      if (retry !== undefined && !isRetry(retry)) throw new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))
+      this.end('server', retry)
+      return this.done
+    } catch (error) {
       return this.#host.reports.logged(Promise.reject(error), 'close failed', this.request.log)
     }
-    this.end('server', retry)
-    return this.done
   }
 
   /** Ends, and tells the client to come back at a time of its own. */

@@ -7,15 +7,15 @@ import { isRetry } from '../checks.ts'
  */
 export interface SseEvent<Data = unknown> {
   /** A string is sent as it is; anything else goes through the `serialize` option, JSON by default. */
-  data?: Data
+  data?: Data | undefined
   /** The type that `addEventListener` takes; without it browsers fire `message`. No CR or LF, not `sse.gap` or `sse.end`. Only with `data`. */
-  event?: string
+  event?: string | undefined
   /** The client's new last event ID; `''` resets it. No CR, LF or NUL. */
-  id?: string
+  id?: string | undefined
   /** The client's new reconnection time, in whole milliseconds. */
-  retry?: number
+  retry?: number | undefined
   /** Lines that clients ignore. */
-  comment?: string
+  comment?: string | undefined
 }
 
 /** An event of the history, as filters and `history()` see it. It is shared between streams: read it, do not change it. */

@@ -197,6 +197,13 @@ t.test('close() ends after own events that wait, with a last retry, and resolves
   await t.rejects(stream.close({ retry: -5 }), { code: 'SSE_ERR_INVALID_EVENT' })
 })
 
+t.test('close() refuses what is no options, and leaves the stream open', async t => {
+  const { drive } = await start(t)
+  const { stream } = await drive()
+  for (const bad of [null, 'retry', 5, [], { wait: 5 }]) await t.rejects(stream.close(bad as object), { code: 'SSE_ERR_INVALID_OPTION' }, String(bad))
+  t.equal(stream.state, 'open')
+})
+
 t.test('close() of a blocked stream flushes what waits when the client reads again', async t => {
   const { app, drive, a } = await start(t)
   const driven = await drive(stream => stream.subscribe(a), { valve: true })
