@@ -34,9 +34,12 @@ export class RedisBackplane implements SharedBackplane {
   /** The newest that was heard. No life that begins later gives its number again. */
   #heard = 0
   #news = false
-  readonly #subscribing = new Together<string, void>(Infinity, async streams => {
-    // Where that fails, or there is no pair: they are subscribed over the next one before it serves.
-    if (this.#pair !== undefined) await this.#subscribe(this.#pair, streams.filter(stream => this.#watched.has(stream))).catch(() => {})
+  /** Streams that are to be subscribed to, or not any more. One change waits for the answer to the one before: node-redis takes what is being left for what it has. */
+  readonly #changing = new Together<string, void>(Infinity, async streams => {
+    const pair = this.#pair
+    const isWatched = (stream: string): boolean => this.#watched.has(stream)
+    // Where that fails, or there is no pair: what is watched by then is subscribed to over the next one before it serves.
+    if (pair !== undefined) await Promise.allSettled([this.#subscribe(pair, streams.filter(isWatched)), pair.unsubscribe(streams.filter(stream => !isWatched(stream)))])
     return streams.map(() => undefined)
   })
 
@@ -90,15 +93,13 @@ export class RedisBackplane implements SharedBackplane {
   async watch (names: readonly string[]): Promise<void> {
     const streams = names.map(name => streamOf(this.#key, name))
     for (const [i, stream] of streams.entries()) this.#watched.set(stream, names[i]!)
-    await Promise.all(streams.map(stream => this.#subscribing.ask(stream)))
+    await Promise.all(streams.map(stream => this.#changing.ask(stream)))
     if (this.#serving === undefined) await new Promise<void>(resolve => { this.#waiting.push(resolve) })
     this.#finding.ask()
   }
 
   unwatch (names: readonly string[]): void {
-    const streams = names.map(name => streamOf(this.#key, name)).filter(stream => this.#watched.delete(stream))
-    // Without an answer there is no connection any more, and nothing to stop.
-    this.#pair?.unsubscribe(streams).catch(() => {})
+    for (const stream of names.map(name => streamOf(this.#key, name))) if (this.#watched.delete(stream)) this.#changing.ask(stream)
   }
 
   async read (name: string, after: number, newest?: number, bytes?: number): Promise<Kept> {

@@ -197,6 +197,37 @@ t.test('what is watched while the pair is made anew, in whatever state it is, is
   }
 })
 
+t.test('a channel that is watched again before Redis has said that it is not is heard', { skip: noRedis, buffered: true }, async t => {
+  const server = await RedisServer.start(t)
+  const proxy = await Proxy.start(t, server.port)
+  for (const client of clients) {
+    const trial = await Trial.start(t, [client(proxy.port), clients[0]!(server.port)])
+    const [one, two] = trial.processes as [Trial['processes'][0], Trial['processes'][0]]
+    proxy.delay('subscribers', 20)
+    const heard = new Set<string>()
+    one.follower.hear = entry => { heard.add(entry.channels[0]!) }
+    // An answer takes 40 ms: it is left before the first one has come, or after, and wanted again before that, or after.
+    const names: string[] = []
+    for (const left of [0, 20, 60]) {
+      for (const wanted of [0, 10, 30, 50]) {
+        const name = `left after ${left}, wanted after ${wanted}`
+        names.push(name)
+        one.backplane.watch([name])
+        await pause(left)
+        one.backplane.unwatch([name])
+        await pause(wanted)
+        await one.backplane.watch([name])
+      }
+    }
+    await pause(100)
+    await Promise.all(names.map(name => trial.publish(two, [name])))
+    await until(`all of ${names.length} were heard`, () => heard.size === names.length, 2_000).catch(() => {})
+    t.same(names.filter(name => !heard.has(name)), [])
+    await one.backplane.close()
+    await two.backplane.close()
+  }
+})
+
 t.test('PONG keeps its place behind messages, 300 times after 50', { skip: noRedis, buffered: true }, async t => {
   const server = await RedisServer.start(t)
   const raw = new Redis({ port: server.port, host: '127.0.0.1' })
