@@ -125,7 +125,7 @@ export class CatchUp<M extends Member> {
     const now = this.#clock.now()
     // The head of a process that has heard nothing for a while is old. What lies above it, but was there before anybody here asked, is no news.
     // Ages are whole ms of the server's clock: of another server's they say nothing.
-    log.begin = Math.max(log.begin, entries.findLast(({ age }) => now - age + 1 <= log.born)?.seq ?? 0)
+    log.begin = Math.max(log.begin, entries.findLast(({ age }) => now - age + 1 <= log.born)?.seq ?? Math.min(log.newestThen, floor))
     log.born = -Infinity
     const after = log.last
     const lost = floor > after
@@ -213,6 +213,11 @@ export class CatchUp<M extends Member> {
     }
     question.askers.add(log)
     return question
+  }
+
+  /** What the newest entry is when a channel log is made: asked at once, as what this process publishes from then on is newer. */
+  askNewest (log: ChannelLog<M>): void {
+    this.#shared.seq().then(({ life, seq }) => { if (life === this.#host.life) log.newestThen = seq }, () => {})
   }
 
   #send (question: Asked<M>): void {

@@ -45,6 +45,8 @@ export class ChannelLog<M extends Member = Member> {
   bottom = false
   /** ms of the clock when it was made, until its first answer; -Infinity where the connection has changed since. */
   born = -Infinity
+  /** The newest entry of all when it was made: asked where the channel keeps none, whose ages would tell what was there before. */
+  newestThen = 0
   /** Up to here its entries were there before it was made: no news to anybody who has joined it. */
   begin = 0
   /** Below this, entries are gone that never came here, by a loss and not by the limits. */

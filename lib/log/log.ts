@@ -120,6 +120,7 @@ export class Log<M extends Member = Member> implements Receiver {
     }
     log.begin = this.head
     if (this.#up) log.born = now
+    if (this.#up && log.limits.maxEvents === 0) this.#catchUp?.askNewest(log)
     shared.watch([name]).then(() => {
       if (this.channels.get(name) !== log) return
       log.watched = true
@@ -222,7 +223,7 @@ export class Log<M extends Member = Member> implements Receiver {
     for (const log of this.channels.values()) {
       this.store.empty(log, head)
       log.lostTo = -1
-      log.begin = 0
+      log.begin = log.newestThen = 0
       log.bottom = log.ended = false
     }
     const members = new Set<M>()
