@@ -16,6 +16,8 @@ export interface Cluster {
   find (): Server | undefined
   /** ms on the clock of the process, of so many of the world. */
   scale (ms: number): number
+  /** Bytes of what an entry says. */
+  measure (data: string): number
 }
 
 /** Two connections to one server, one that commands and one that hears. They break as one. */
@@ -191,15 +193,15 @@ export class ModelBackplane implements SharedBackplane {
     }
   }
 
-  read (name: string, after: number): Promise<Kept> {
-    return this.#question({ type: 'read', name, after }, ({ life, rows, floor, cut, last, ended, time }) => ({
-      life,
-      entries: rows!.map(({ seq, channels, kind, data, time: at }) => ({ seq, channels, kind, event: undefined, data, serialized: false, age: this.#cluster.scale(Math.max(0, time! - at)) })),
-      floor: floor!,
-      cut: cut!,
-      last: last!,
-      ended: ended!
-    }))
+  read (name: string, after: number, newest = Infinity, bytes = Infinity): Promise<Kept> {
+    return this.#question({ type: 'read', name, after }, ({ life, rows, floor, cut, last, ended, time }) => {
+      const entries = rows!.map(({ seq, channels, kind, data, time: at }) => ({ seq, channels, kind, event: undefined, data, serialized: false, age: this.#cluster.scale(Math.max(0, time! - at)) }))
+      let size = entries.reduce((sum, { data }) => sum + this.#cluster.measure(data), 0)
+      let from = Math.max(0, entries.length - newest)
+      while (size > bytes && from < entries.length - 1) size -= this.#cluster.measure(entries[from++]!.data)
+      const left = entries.slice(from)
+      return { life, entries: left, floor: from === 0 ? floor! : entries[from - 1]!.seq, cut: from > 0 || cut!, last: last!, ended: ended! }
+    })
   }
 
   seq (): Promise<Place> {

@@ -70,6 +70,9 @@ export class Client {
     return modulus === undefined || uid % modulus !== 0
   }
 
+  /** After a loss nobody is told of it: the newest value may be an older one. */
+  get mayGoBack (): boolean { return this.#habits.losses && [...this.#names].every(this.#habits.isLatest) }
+
   #begin (id: string | null): void {
     this.session?.finish(this.id)
     this.id = id

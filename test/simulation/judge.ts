@@ -13,6 +13,8 @@ export interface Law {
   readonly whole: boolean
   /** The end of what can be proved is that of the present life. */
   readonly isLost: (order: number) => boolean
+  /** The channel is live alone: who comes without a cursor begins where it is known what was there before. */
+  readonly keepsNothing: (channel: string) => boolean
   /** Only the newest entry of the channel counts. */
   readonly isLatest: (channel: string) => boolean
 }
@@ -34,14 +36,14 @@ export function judge (truth: Truth, sessions: readonly Session[], law: Law): Ve
   const facts = [...truth.facts.values()].sort((a, b) => a.order - b.order)
   for (const session of sessions) {
     verdict.complaints.push(...session.complaints)
-    judgeOrder(session, verdict)
+    judgeOrder(session, law, verdict)
     for (const span of session.spans) if (span.first < Infinity) judgeSpan(session, span, facts, truth, law, verdict)
   }
   return verdict
 }
 
 /** Nothing comes twice, or before an older one, but after a gap or after going back. */
-function judgeOrder (session: Session, verdict: Verdict): void {
+function judgeOrder (session: Session, law: Law, verdict: Verdict): void {
   const { items, number } = session
   /** Of each channel, up to where it was received. */
   const highest = new Map<string, number>()
@@ -62,6 +64,8 @@ function judgeOrder (session: Session, verdict: Verdict): void {
     } else {
       const { order, uid, seq } = item.fact
       const mine = item.fact.channels.filter(channel => channels.has(channel))
+      // After a loss the newest value may be an older one.
+      if (law.late && mine.some(law.isLatest)) continue
       // Through whichever channel it came: one for which it is new is enough.
       if (!mine.some(channel => order > (highest.get(channel) ?? -1))) verdict.complaints.push(`${seen.has(uid) ? 'repeated' : 'disorder'} C${number} ${mine.join()} ${seq}`)
       if (order < newest) verdict.complaints.push(`merge C${number} ${seq}`)
@@ -130,7 +134,7 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
     } else if (law.late && span.end < Infinity && (!fact.kept || law.isLost(span.end))) {
       // It left before anybody could know.
       verdict.late++
-    } else {
+    } else if (!span.fresh || !law.keepsNothing(channel) || fact.executed > span.settled) {
       verdict.complaints.push(`silent ${name} ${fact.life}-${fact.seq} executed ${fact.executed.toFixed(0)}, joined ${span.began.toFixed(0)}, ${span.ended < Infinity ? 'left ' + span.ended.toFixed(0) : 'live'}`)
     }
   }
@@ -145,8 +149,10 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
     if (!law.gaps && !(item.gap.reason === 'unknown' && span.gapDue)) verdict.complaints.push(`false ${name} ${item.gap.reason} ${item.time.toFixed(0)}`)
   })
   // What is left is not to be taken for all.
-  if (law.whole && span.all && !law.isLatest(channel) && !items.some(({ type }) => type === 'gap')) {
-    const gone = facts.find(fact => fact.acknowledged && fact.kind === 'event' && fact.channels.includes(channel) && fact.order < began && session.client.accepts(channel, fact.uid) && !cameElsewhere(fact))
+  if (law.whole && span.all && !law.isLatest(channel) && !law.keepsNothing(channel) && !items.some(({ type }) => type === 'gap')) {
+    // One that had ended, and was forgotten, is a new one.
+    const end = facts.findLast(({ kind, channels, order }) => kind === 'end' && channels.includes(channel) && order < began)?.order ?? -1
+    const gone = facts.find(fact => fact.order > end && fact.acknowledged && fact.kind === 'event' && fact.channels.includes(channel) && fact.order < began && session.client.accepts(channel, fact.uid) && !cameElsewhere(fact))
     if (gone !== undefined && began < Infinity) verdict.complaints.push(`whole ${name}: nothing was said of ${gone.seq}`)
   }
   if (law.due && span.due !== undefined) judgeDue(session, span, facts, fact => first.has(fact.uid) || cameElsewhere(fact), verdict)

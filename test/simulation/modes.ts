@@ -1,3 +1,5 @@
+import type { ChannelLimits } from '../../lib/log/backplane.ts'
+
 /** What may happen in a run: how often a second, and within which limits. */
 export interface Mode {
   /** One process that alone has the history, in place of several over one server. */
@@ -26,6 +28,8 @@ export interface Mode {
   readonly busyFilters?: boolean
   /** A channel of values. */
   readonly latest?: boolean
+  /** Channels with other limits than the rest. */
+  readonly limits?: Readonly<Record<string, Partial<ChannelLimits>>>
   /** Channels end. */
   readonly ends?: boolean
   /** ms between two acts of clients, at most. */
@@ -46,6 +50,9 @@ export type Fault =
   | 'crash'
 
 const LOSS = { gaps: true, late: true, stale: true, foreign: true, rejoin: true } as const
+
+/** A channel of each kind: one that keeps nothing, few, for a short time, its newest value. */
+const MIXED = { limits: { b: { maxEvents: 0 }, c: { maxEvents: 3 }, d: { maxAge: 8_000 }, e: { maxEvents: 1, maxAge: 0, latest: true } }, gaps: true } as const
 
 export const MODES: Readonly<Record<string, Mode>> = {
   calm: { stale: true, rejoin: true },
@@ -85,10 +92,18 @@ export const MODES: Readonly<Record<string, Mode>> = {
     maxBytes: 2_000_000,
     busyFilters: true
   },
+  mixed: { ...MIXED, faults: { cut: 1 }, stale: true, rejoin: true, foreign: true },
+  mixedEnds: { ...MIXED, faults: { cut: 1, slow: 0.5 }, stale: true, rejoin: true, ends: true, maxBytes: 300_000, maxAge: 20_000, burst: 60 },
+  mixedLosses: { ...LOSS, ...MIXED, faults: { suffix: 0.3, failover: 0.3, flush: 0.3, cut: 1 }, haste: 60 },
+  endsLosses: { ...LOSS, faults: { suffix: 0.3, failover: 0.3, flush: 0.3, cut: 1 }, haste: 60, ends: true },
+  endsTrim: { faults: { cut: 1, del: 0.5 }, gaps: true, stale: true, rejoin: true, ends: true, maxEvents: 4 },
+  endsQuiet: { faults: { cut: 1 }, gaps: true, stale: true, rejoin: true, ends: true, retention: 700 },
   memory: { memory: true, stale: true, rejoin: true, foreign: true },
   memoryTrim: { memory: true, stale: true, rejoin: true, foreign: true, gaps: true, maxEvents: 8 },
   memoryBytes: { memory: true, stale: true, rejoin: true, gaps: true, maxBytes: 200_000, maxAge: 20_000 },
   memoryFilters: { memory: true, stale: true, rejoin: true, gaps: true, busyFilters: true, maxEvents: 20, maxBytes: 400_000 },
   memoryLatest: { memory: true, stale: true, rejoin: true, gaps: true, latest: true, maxEvents: 20 },
-  memoryEnds: { memory: true, stale: true, rejoin: true, ends: true }
+  memoryEnds: { memory: true, stale: true, rejoin: true, ends: true },
+  memoryMixed: { ...MIXED, memory: true, stale: true, rejoin: true, foreign: true, ends: true, maxBytes: 300_000, burst: 60 },
+  memoryEndsBytes: { memory: true, stale: true, rejoin: true, gaps: true, ends: true, maxBytes: 200_000, maxAge: 10_000 }
 }

@@ -75,7 +75,7 @@ export interface Answer {
 }
 
 export interface ServerLimits {
-  maxEvents: number
+  maxEvents: (name: string) => number
   /** ms. */
   retention: number
   /** How likely a message is dropped without a sign, as no server should. */
@@ -231,14 +231,16 @@ export class Server {
   }
 
   #keep (name: string, row: Row): void {
-    const { maxEvents, retention } = this.#limits
+    const { retention } = this.#limits
+    const maxEvents = this.#limits.maxEvents(name) + (row.kind === 'end' ? 1 : 0)
+    this.data.lasts.set(name, { seq: row.seq, ended: row.kind === 'end' })
+    if (maxEvents === 0) return
     let channel = this.data.channels.get(name)
     if (channel === undefined) this.data.channels.set(name, channel = { rows: [], expires: 0 })
     channel.rows.push(row)
     // As with MAXLEN ~, some more stay for a while.
     while (channel.rows.length > maxEvents + row.seq % 3) channel.rows.shift()
     channel.expires = this.#now + retention
-    this.data.lasts.set(name, { seq: row.seq, ended: row.kind === 'end' })
   }
 
   /** Channels whose entries have expired, and that were not in use for a while: no process's head is below that. */

@@ -41,7 +41,7 @@ export class Session {
   readonly number: number
   /** The cursor that it began with. */
   readonly cursor: string | null
-  readonly client: { accepts (channel: string, uid: number): boolean }
+  readonly client: { accepts (channel: string, uid: number): boolean, readonly mayGoBack: boolean }
   /** Complaints that need no judge. */
   readonly complaints: string[] = []
   /** The cursor that its present connection came with. */
@@ -118,7 +118,7 @@ export class Session {
     for (const { span, first } of this.#arriving) span.first = first
     this.#arriving = []
     for (const span of this.spans) if (span.first <= this.items.length && span.settled === Infinity) span.settled = this.#world.now
-    if (order < this.place && this.wentBack.size === 0 && !isGap) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)
+    if (order < this.place && this.wentBack.size === 0 && !isGap && !this.client.mayGoBack) this.complaints.push(`cursor C${this.number} went from ${this.place} to ${order}`)
     if (order < 0) this.complaints.push(`cursor C${this.number} ${id} is of no life`)
     this.place = order
     this.#world.tell(`C${this.number}`, 'id', id)

@@ -1,4 +1,4 @@
-import type { Backplane } from '../../lib/log/backplane.ts'
+import type { Backplane, ChannelLimits } from '../../lib/log/backplane.ts'
 import { memoryBackplane } from '../../lib/log/memory-backplane.ts'
 import { ModelBackplane } from './backplane.ts'
 import { Client, type Habits } from './client.ts'
@@ -36,22 +36,23 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   const world = new World(seed, tell)
   const truth = new Truth()
   const sessions: Session[] = []
-  const limits: ServerLimits = { maxEvents: mode.maxEvents ?? Infinity, retention: mode.retention ?? Infinity, silentDrop: mode.silentDrop ?? 0 }
+  const limitsOf = (name: string): ChannelLimits => mode.latest === true && name === 'b'
+    ? { maxEvents: 1, maxAge: 0, latest: true }
+    : { maxEvents: mode.maxEvents ?? Infinity, maxAge: mode.maxAge ?? 0, latest: false, ...mode.limits?.[name] }
+  const isLatest = (name: string): boolean => limitsOf(name).latest
+  const limits: ServerLimits = { maxEvents: name => limitsOf(name).maxEvents, retention: mode.retention ?? Infinity, silentDrop: mode.silentDrop ?? 0 }
   const servers = mode.memory === true ? undefined : new Servers(world, truth, limits, CHANNELS, mode.late === true)
 
-  const isLatest = (name: string): boolean => mode.latest === true && name === 'b'
   const options: ProcessOptions = {
     maxBytes: mode.maxBytes ?? Infinity,
-    limits: name => isLatest(name)
-      ? { maxEvents: 1, maxAge: 0, latest: true }
-      : { maxEvents: mode.maxEvents ?? Infinity, maxAge: mode.maxAge ?? 0, latest: false },
-    measure: ({ data }) => 100 + (Number(data) * 7_919) % 30_000,
+    limits: limitsOf,
+    measure: ({ data }) => bytesOf(data),
     speed: SPEED
   }
   const boot = (name: string): Process => {
     const backplane = servers === undefined
       ? recorded(memoryBackplane(), truth, world)
-      : new ModelBackplane(world, { find: () => servers.find(), scale: ms => ms * SPEED })
+      : new ModelBackplane(world, { find: () => servers.find(), scale: ms => ms * SPEED, measure: bytesOf })
     return new Process(world, truth, name, backplane, options)
   }
   const processes = Array.from({ length: servers === undefined ? 1 : world.int(2, 3) }, (_, i) => boot(`P${i}`))
@@ -137,9 +138,10 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   limits.retention = Infinity
   for (const client of clients) client.pace = 1
   await world.until(FAULTY + CALM / 2)
-  for (const channel of CHANNELS) for (let n = 0; n < 3; n++) world.at(n * 50, () => publish(processes[0]!, [channel]))
   const ended = new Set<string>()
-  for (const { kind, channels } of truth.facts.values()) if (kind === 'end') for (const channel of channels) ended.add(channel)
+  for (const name of CHANNELS) if (servers === undefined ? processes[0]!.log.endOf(name) !== undefined : servers.master.data.lasts.get(name)?.ended === true) ended.add(name)
+  // One that has ended may be forgotten, and used again: nobody waits for that.
+  for (const channel of CHANNELS) if (!ended.has(channel)) for (let n = 0; n < 3; n++) world.at(n * 50, () => publish(processes[0]!, [channel]))
   const isWell = (client: Client): boolean => client.rests || (client.isThrough(ended) && client.stream === undefined)
   for (const client of clients) if (client.isThrough(ended)) client.stop()
   // A heartbeat may be on its way.
@@ -154,9 +156,10 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   const verdict = judge(truth, sessions, {
     gaps: mode.gaps ?? false,
     late: mode.late ?? false,
-    due: mode.late !== true && mode.silentDrop === undefined && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
+    due: mode.late !== true && mode.silentDrop === undefined && mode.limits === undefined && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
     whole: mode.late !== true && mode.silentDrop === undefined && mode.retention === undefined && mode.faults?.del === undefined,
     isLost: order => !lives.has(truth.indexOf(order)),
+    keepsNothing: name => limitsOf(name).maxEvents === 0,
     isLatest
   })
   for (const client of clients) if (!isWell(client)) verdict.complaints.push(`stuck ${client.state}`)
@@ -164,6 +167,9 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   if (mode.late !== true && mode.ends !== true) for (const client of clients) if (client.isStale) verdict.complaints.push(`stale ${client.state}`)
   return { ...verdict, story: world.story, checksum: world.checksum, published: uids, received: sessions.reduce((sum, { items }) => sum + items.length, 0) }
 }
+
+/** Bytes of an entry, as both sides count them: it need not be as long as it says. */
+function bytesOf (data: string): number { return 100 + (Number(data) * 7_919) % 30_000 }
 
 /** The real memory backplane, with all that it tells written down. */
 function recorded (backplane: Backplane, truth: Truth, world: World): Backplane {
