@@ -6,10 +6,9 @@ export interface Item extends Entry {
   readonly bytes: number
   /** When it was appended, on the clock that is passed in. */
   readonly time: number
-  /** It is of a channel of values. */
-  value: boolean
-  /** Channel logs that hold it. */
+  /** Channel logs that hold it, and how many of them are of channels of values. */
   refs: number
+  values: number
   earlier: Item | undefined
   later: Item | undefined
 }

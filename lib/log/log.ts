@@ -159,7 +159,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   #item (entry: Entry, time: number): Item {
     const { channels, kind, event, data, serialized, seq } = entry
-    return { channels, kind, event, data, serialized, seq, bytes: this.#options.measure(entry), time, value: false, refs: 0, earlier: undefined, later: undefined }
+    return { channels, kind, event, data, serialized, seq, bytes: this.#options.measure(entry), time, refs: 0, values: 0, earlier: undefined, later: undefined }
   }
 
   #take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void {

@@ -50,30 +50,34 @@ export class Store {
   }
 
   /** A log took the entry. */
-  hold (item: Item, { limits }: ChannelLog<any>): void {
-    if (item.refs++ > 0) return
-    this.bytes += item.bytes
-    item.value = limits.latest
-    this.#chain(item).add(item)
-  }
+  hold (item: Item, log: ChannelLog<any>): void { this.#count(item, log, 1) }
 
   /** A log dropped it. */
-  free (item: Item): void {
-    if (--item.refs > 0) return
-    this.bytes -= item.bytes
-    this.#chain(item).remove(item)
+  free (item: Item, log: ChannelLog<any>): void { this.#count(item, log, -1) }
+
+  #count (item: Item, { limits }: ChannelLog<any>, by: 1 | -1): void {
+    const before = this.#chain(item)
+    item.refs += by
+    if (limits.latest) item.values += by
+    const now = this.#chain(item)
+    if (now === before) return
+    before?.remove(item)
+    now?.add(item)
+    if (before === undefined) this.bytes += item.bytes
+    else if (now === undefined) this.bytes -= item.bytes
   }
 
-  #chain ({ value }: Item): Chain { return value ? this.#values : this.#events }
+  /** A value is one as long as a channel of values has it. */
+  #chain ({ refs, values }: Item): Chain | undefined { return refs === 0 ? undefined : values > 0 ? this.#values : this.#events }
 
   /** Evicts of a log what lies up to a place. */
   evict (log: ChannelLog<any>, seq: number): void {
-    while (log.events > 0 && log.oldest!.seq <= seq) this.free(log.shift())
+    while (log.events > 0 && log.oldest!.seq <= seq) this.free(log.shift(), log)
   }
 
   /** Empties a log: all that is held lies after `base` from now on. */
   empty (log: ChannelLog<any>, base: number): void {
-    while (log.events > 0) this.free(log.shift())
+    while (log.events > 0) this.free(log.shift(), log)
     log.base = log.last = base
   }
 
@@ -94,7 +98,7 @@ export class Store {
         this.#over.add(log)
         break
       }
-      this.free(log.shift())
+      this.free(log.shift(), log)
     }
   }
 

@@ -75,6 +75,24 @@ test('an end is no event: it takes the place of none', t => {
   t.end()
 })
 
+test('over maxBytes a value goes last, whichever channel of its entry is named first, and for as long as it is one', t => {
+  for (const channels of [['events', 'value'], ['value', 'events']]) {
+    const [events, value, others] = [channelLog('events'), channelLog('value', { maxEvents: 1, latest: true }), channelLog('others')]
+    const { store, hear } = storeOf(30, events, value, others)
+    hear(item(1, { channels }))
+    for (let seq = 2; seq <= 5; seq++) hear(item(seq, { channels: ['others'] }))
+    store.trimBytes()
+    t.same([events, value, others].map(seqs), ['1', '1', '4,5'], channels.join())
+    // Another value takes its place: it is an event like any other now, and the older ones went before it.
+    hear(item(6, { channels: ['value'] }))
+    store.trim(value, 0)
+    for (let seq = 7; seq <= 8; seq++) hear(item(seq, { channels: ['others'] }))
+    store.trimBytes()
+    t.same([events, value, others].map(seqs), ['', '6', '7,8'], channels.join())
+  }
+  t.end()
+})
+
 test('over maxBytes the oldest of all logs goes first, from all logs that have it', t => {
   const [a, b] = [channelLog('a'), channelLog('b')]
   const { store, hear } = storeOf(30, a, b)
