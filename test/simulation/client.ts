@@ -48,7 +48,8 @@ export class Client {
   readonly #filters = new Map<string, number>()
   #names: Set<string>
   #ids: string[] = []
-  readonly #rewind: number | undefined
+  /** Channel -> how many of its newest entries it asks for. */
+  readonly #rewinds = new Map<string, number | undefined>()
   #stopped = false
 
   constructor (world: World, truth: Truth, habits: Habits, sessions: Session[]) {
@@ -57,7 +58,9 @@ export class Client {
     this.#habits = habits
     this.#sessions = sessions
     this.pace = world.chance(0.3) ? world.int(5, 120) : 1
-    this.#rewind = world.chance(0.8) ? undefined : world.chance(0.4) ? Infinity : world.int(1, 8)
+    const rewind = (often: number): number | undefined => world.chance(1 - often) ? undefined : world.chance(0.4) ? Infinity : world.int(1, 8)
+    const most = rewind(0.2)
+    for (const name of habits.channels) this.#rewinds.set(name, world.chance(0.8) ? most : rewind(0.5))
     this.#names = new Set(Array.from({ length: world.int(1, 3) }, habits.pick))
     for (const name of habits.channels) if (world.chance(0.2)) this.#filters.set(name, world.int(2, 4))
     this.#begin(null)
@@ -91,7 +94,7 @@ export class Client {
   #connect (): void {
     const world = this.#world
     const processes = this.#habits.processes().filter(({ opened }) => opened)
-    if (processes.length === 0) return this.#connectLater()
+    if (processes.length === 0 || this.#names.size === 0) return this.#connectLater()
     const process = world.pick(processes)
     if (this.id === null && this.session.cursor === null) this.#begin(null)
     const { id, session } = this
@@ -102,8 +105,8 @@ export class Client {
       if (known !== undefined) session.resume(known)
       else session.activate(this.#span(process, name, id, false))
     }
-    world.tell(`C${session.number}`, `connects to ${process.name}`, [[...this.#names], id, this.#rewind])
-    for (const name of this.#names) stream.subscribe([name], { rewind: this.#rewind, filter: this.#filter(name, stream) })
+    world.tell(`C${session.number}`, `connects to ${process.name}`, [[...this.#names].map(name => [name, this.#rewinds.get(name)]), id])
+    for (const name of this.#names) stream.subscribe([name], { rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) })
     if (this.#habits.rejoin && world.chance(0.1)) this.#goBack(world.pick([...this.#names]))
   }
 
@@ -111,12 +114,13 @@ export class Client {
   #span (process: Process, channel: string, cursor: string | null, late: boolean): Span {
     const { log } = process
     const head = this.#truth.order(log.lives.id!, log.head)
+    const rewind = this.#rewinds.get(channel)
     const known = cursor !== null && this.#truth.orderOf(cursor) >= 0
     const span = this.session.join(channel, known ? this.#truth.orderOf(cursor) : head)
     span.fresh = cursor === null
     span.gapDue = (cursor !== null && !known) || late
-    span.all = cursor === null && this.#rewind === Infinity
-    if (cursor === null ? this.#rewind !== undefined && !late : !known) span.due = this.#habits.keptOf(process, channel).slice(-(this.#rewind ?? Infinity))
+    span.all = cursor === null && rewind === Infinity
+    if (cursor === null ? rewind !== undefined && !late : !known) span.due = this.#habits.keptOf(process, channel).slice(-(rewind ?? Infinity))
     this.#want.set(channel, span)
     return span
   }
@@ -205,6 +209,8 @@ export class Client {
   #act (): void {
     const world = this.#world
     if (this.stream?.state !== 'open') return
+    if (this.#habits.rejoin && world.chance(0.1)) return this.#partAll()
+    if (this.#habits.rejoin && world.chance(0.1)) return this.#ask()
     if (!this.#habits.rejoin || world.chance(0.6)) {
       const name = this.#habits.pick()
       if (!this.#names.has(name)) return this.#join(name)
@@ -232,14 +238,14 @@ export class Client {
     if (this.#names.has(name)) return
     this.#names.add(name)
     this.#world.tell(`C${session.number}`, 'joins', name)
-    const join: SubscribeOptions = { rewind: this.#rewind, filter: this.#filter(name, stream) }
+    const join: SubscribeOptions = { rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) }
     // A stream that has not found its first place yet takes it with the others.
     if (!stream.started) {
       session.activate(this.#span(stream.process, name, session.cursorOfStream, false))
       return stream.subscribe([name], join)
     }
     const span = this.#span(stream.process, name, null, session.cursorOfStream !== null)
-    if (this.#rewind !== undefined || this.#habits.isLatest(name)) session.wentBack.add(name)
+    if (this.#rewinds.get(name) !== undefined || this.#habits.isLatest(name)) session.wentBack.add(name)
     stream.subscribe([name], join, () => session.arrived(span))
   }
 
@@ -257,7 +263,7 @@ export class Client {
     const span = this.#span(stream.process, name, cursor, false)
     this.session.wentBack.add(name)
     world.tell(`C${this.session.number}`, 'goes back', [name, cursor])
-    const join: SubscribeOptions = { lastEventId: cursor, rewind: this.#rewind, filter: this.#filter(name, stream) }
+    const join: SubscribeOptions = { lastEventId: cursor, rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) }
     stream.subscribe([name], join, () => this.session.arrived(span))
   }
 
@@ -268,6 +274,26 @@ export class Client {
     this.#want.delete(name)
     this.#world.tell(`C${this.session.number}`, 'parts', name)
     this.stream!.unsubscribe([name])
+  }
+
+  /** Leaves all, and joins them a little later: on the same stream, if it lasts. */
+  #partAll (): void {
+    const { stream } = this
+    const names = [...this.#names]
+    for (const name of names) this.#part(name)
+    this.#world.at(this.#world.int(0, 150), () => {
+      const stays = this.stream === stream && stream?.state === 'open'
+      for (const name of names) {
+        if (stays) this.#join(name)
+        else if (this.#names.size < names.length) this.#names.add(name)
+      }
+    })
+  }
+
+  /** Asks for what it has: nothing changes. */
+  #ask (): void {
+    const stream = this.stream!
+    for (const name of this.#names) stream.subscribe([name], { rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) })
   }
 
   // Filters

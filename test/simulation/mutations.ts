@@ -20,6 +20,7 @@ const START = 'lib/stream/start.ts'
 const PIECES = 'lib/stream/pieces.ts'
 
 const SERVER = 'test/simulation/server.ts'
+const SIMULATE = 'test/simulation/simulate.ts'
 
 /** The table of lives holds so few that some leave it: whoever was away for longer is told of a loss, though there was none. */
 export const FEW_LIVES: readonly Edit[] = [
@@ -113,6 +114,12 @@ export const MUTATIONS: readonly Mutation[] = [
   one('several rewinds begin at the newest of them', 'calm', READER, 'least = Math.min(least, from)', 'least = stood === Infinity && least !== Infinity ? Math.max(least, from) : Math.min(least, from)'),
   one('a rewind reaches over a loss', 'suffix', START, "if (cursor === null && index < channel.events && channel.at(index).seq <= this.#log.lives.edge) gaps.add('reset', channel)", ''),
 
+  one('asked for again, a channel begins anew', 'calm', READER, 'if (i >= 0 && !chosen) {', 'if (i < -1) {'),
+  one('history begins with the oldest', 'memory', LOG, 'log.at(log.events - count + i)', 'log.at(i)'),
+  one('what a read left out is not missed', 'mixedEnds', CATCH_UP, 'this.#store.empty(log, floor)', 'this.#store.empty(log, after)'),
+  one('nothing to come where one channel has ended', 'ends', READER, '!this.owesGaps && this.ended', '!this.owesGaps && (this.ended || this.endedInPart)'),
+  one('an end that was read is none', 'endsQuiet', CATCH_UP, 'log.ended = ended ||', 'log.ended ='),
+
   one('a full piece steps over an event', 'calm', PIECES, 'return piece(item.seq - 1, true)', 'return piece(item.seq, true)'),
   one('an event of two channels twice', 'calm', PIECES, 'next[i]!++\n', 'next[i]!++; if (i > 0) continue\n'),
   one('pieces shared by different filters', 'calm', PIECES, ' || one.filter !== other.filter', '')
@@ -126,6 +133,8 @@ export const SMALL: readonly Edit[] = [
   { file: STORE, text: 'const LEAST_ROOM = 128', replacement: 'const LEAST_ROOM = 2' },
   { file: STORE, text: 'const LEAST_ROOM_BYTES = 4 * 1024 * 1024', replacement: 'const LEAST_ROOM_BYTES = 1' },
   { file: FORGOTTEN, text: 'const REMEMBERED = 10_000', replacement: 'const REMEMBERED = 1' },
+  // A channel whose name was forgotten is a new one.
+  { file: SIMULATE, text: 'whole: mode.late', replacement: 'whole: servers !== undefined && mode.late' },
   { file: REDIS_LIVES, text: 'const REMEMBERED = 16', replacement: 'const REMEMBERED = 8' },
   { file: PIECES, text: 'const SHARED_KINDS = 8', replacement: 'const SHARED_KINDS = 1' },
   { file: PIECES, text: 'const SHARED_BYTES = 8 * 1024 * 1024', replacement: 'const SHARED_BYTES = 200' },

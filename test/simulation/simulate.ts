@@ -111,6 +111,26 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   }
   world.at(400, act)
 
+  // channel.history()
+  const complaints: string[] = []
+  const look = (): void => {
+    if (world.now > FAULTY) return
+    const [process, name, newest] = [world.pick(processes), pick(), world.int(1, 12)]
+    const there = habits.keptOf(process, name).filter(uid => truth.facts.get(uid)!.acknowledged).slice(-newest)
+    const orderOf = (uid: number): number => truth.facts.get(uid)!.order
+    process.log.kept(name, newest).then(entries => {
+      const uids = entries.map(({ data }) => Number(data))
+      const sorted = uids.every((uid, i) => i === 0 || orderOf(uids[i - 1]!) < orderOf(uid))
+      if (!sorted || uids.length > newest || entries.some(({ channels }) => !channels.includes(name))) complaints.push(`history ${name}: ${uids.join()}`)
+      const still = habits.keptOf(process, name)
+      const missing = there.filter(uid => still.includes(uid) && !uids.includes(uid) && (uids.length < newest || orderOf(uid) > orderOf(uids[0]!)))
+      if (mode.late !== true && missing.length > 0) complaints.push(`history ${name}: ${missing.join()} of ${there.join()} missing`)
+    }, () => {})
+    world.settled()
+    world.at(world.random() * 300, look)
+  }
+  world.at(450, look)
+
   // What befalls them
 
   const strike = (fault: Fault): void => {
@@ -142,7 +162,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
   for (const name of CHANNELS) if (servers === undefined ? processes[0]!.log.endOf(name) !== undefined : servers.master.data.lasts.get(name)?.ended === true) ended.add(name)
   // One that has ended may be forgotten, and used again: nobody waits for that.
   for (const channel of CHANNELS) if (!ended.has(channel)) for (let n = 0; n < 3; n++) world.at(n * 50, () => publish(processes[0]!, [channel]))
-  const isWell = (client: Client): boolean => client.rests || (client.isThrough(ended) && client.stream === undefined)
+  const isWell = (client: Client): boolean => client.isThrough(ended) ? client.stream === undefined : client.rests
   for (const client of clients) if (client.isThrough(ended)) client.stop()
   // A heartbeat may be on its way.
   for (let time = FAULTY + CALM; time < FAULTY + 2 * CALM; time += 100) {
@@ -162,6 +182,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
     keepsNothing: name => limitsOf(name).maxEvents === 0,
     isLatest
   })
+  verdict.complaints.push(...complaints)
   for (const client of clients) if (!isWell(client)) verdict.complaints.push(`stuck ${client.state}`)
   // Where all channels have ended, a stream that went back ends before it has caught up with the others.
   if (mode.late !== true && mode.ends !== true) for (const client of clients) if (client.isStale) verdict.complaints.push(`stale ${client.state}`)

@@ -33,7 +33,7 @@ test('what leaves the table of lives is never lost in silence', { timeout: 300_0
   const workshop = new Workshop()
   t.teardown(() => workshop.close())
   const few = await workshop.make(FEW_LIVES)
-  for (const mode of ['failover', 'split', 'failback', 'lag', 'losses', 'everything', 'flushes']) t.equal(await firstFailure(few, mode, SEEDS), undefined, mode)
+  for (const mode of ['failover', 'split', 'failback', 'lag', 'losses', 'everything', 'flushes', 'mixedLosses', 'endsLosses']) t.equal(await firstFailure(few, mode, SEEDS), undefined, mode)
 })
 
 test('a seed gives the same run again', async t => {

@@ -44,6 +44,8 @@ export class Stream implements Member {
   #open (): void {
     if (this.state === 'closed') return
     this.state = 'open'
+    // Nothing is sent, as with 204.
+    if (this.reader.nothingToCome === true) return this.end()
     if (this.#settle() && !this.reader.owesGaps) {
       this.#flushMarks()
       this.#prime()
