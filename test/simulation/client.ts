@@ -278,14 +278,12 @@ export class Client {
 
   /** Leaves all, and joins them a little later: on the same stream, if it lasts. */
   #partAll (): void {
-    const { stream } = this
     const names = [...this.#names]
     for (const name of names) this.#part(name)
     this.#world.at(this.#world.int(0, 150), () => {
-      const stays = this.stream === stream && stream?.state === 'open'
       for (const name of names) {
-        if (stays) this.#join(name)
-        else if (this.#names.size < names.length) this.#names.add(name)
+        if (this.stream === undefined || this.stream.state === 'closed') this.#names.add(name)
+        else this.#join(name)
       }
     })
   }
@@ -293,7 +291,7 @@ export class Client {
   /** Asks for what it has: nothing changes. */
   #ask (): void {
     const stream = this.stream!
-    for (const name of this.#names) stream.subscribe([name], { rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) })
+    for (const name of this.#want.keys()) stream.subscribe([name], { rewind: this.#rewinds.get(name), filter: this.#filter(name, stream) })
   }
 
   // Filters
