@@ -180,7 +180,7 @@ t.test('the routes, the messages and the terminal', async t => {
 
   const { code, ms } = await demo.stop('SIGTERM')
   t.equal(code, 0)
-  t.ok(ms < 1_000, `SIGTERM took ${ms} ms`)
+  t.ok(ms < 4_000, `SIGTERM took ${ms} ms`)
 })
 
 t.test('two browsers, one of which loses its network', { skip }, async t => {
@@ -238,7 +238,7 @@ t.test('two browsers, one of which loses its network', { skip }, async t => {
   await once(spare, 'connect')
   const { code, ms } = await demo.stop('SIGINT')
   t.equal(code, 0)
-  t.ok(ms < 1_000, `SIGINT took ${ms} ms`)
+  t.ok(ms < 4_000, `SIGINT took ${ms} ms`)
   const end = demo.lines.slice(-4)
   t.strictSame(end.sort(), [...Array(2).fill('Finished HTTP request at /events/'), ...Array(2).fill('Removed client')])
   await Promise.all([status(one, 'reconnecting'), status(two, 'reconnecting')])

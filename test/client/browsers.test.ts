@@ -39,7 +39,7 @@ for (const [name, { start: launch, skip }] of Object.entries(DRIVERS)) {
     t.comment(`${name} ${driver.version}`)
     const tab = await driver.open(url)
     const end = Date.now() + PATIENCE
-    const isOver = (): boolean => Object.entries(SCENARIOS).every(([name, { isOver }]) => KINDS.every(kind => isOver(cases[name]![kind])))
+    const isOver = (): boolean => Object.entries(SCENARIOS).every(([name, { isOver }]) => KINDS.every(kind => isOver(cases[name]![kind], kind)))
     while (!isOver() && Date.now() < end) await new Promise(resolve => setTimeout(resolve, 50))
 
     for (const scenario of Object.keys(SCENARIOS)) {

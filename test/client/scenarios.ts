@@ -28,7 +28,7 @@ export interface Scenario {
   /** Of the SseClient; a script. */
   options?: string
   /** Whether there is nothing more to wait for. */
-  isOver (it: Case): boolean
+  isOver (it: Case, kind: Kind): boolean
   /**
    * Where the stream is, if not beside its page. `nginx`: both are behind nginx, and the application is away for a second after the first connection.
    * `foreign`: of another origin, which allows nobody. `insecure`: http, on this machine's address in the network, for a page of https.
@@ -61,7 +61,7 @@ const refuse = (status: number, headers: Record<string, string> = {}) => (asked:
 export const SCENARIOS: Record<string, Scenario> = {
   'the stream ended': { answer: first(({ response }) => response.end()), isOver: opened },
   'the connection was cut': { answer: first(cut), isOver: opened },
-  'nothing comes any more, and nobody says so': { answer: first(() => {}), options: '{ inactivity: 500 }', isOver: it => opened(it) || (it.asked.length > 0 && performance.now() - it.asked[0]!.at > 4_000) },
+  'nothing comes any more, and nobody says so': { answer: first(() => {}), options: '{ inactivity: 500 }', isOver: (it, kind) => opened(it) || (kind === 'EventSource' && it.asked.length > 0 && performance.now() - it.asked[0]!.at > 4_000) },
   '204 after a cut': { answer: first(cut, one => one.response.writeHead(204).end()), isOver: closed },
   '401 after a cut, as the session has expired': {
     answer: first(cut, (one, n) => one.request.headers.authorization === 'new' ? one.stream('data: b\n\n') : one.response.writeHead(401).end()),
