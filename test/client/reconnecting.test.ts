@@ -185,7 +185,8 @@ t.test('the server says its heartbeat in the response: three of them without a b
 
 t.test('an answer that never comes is inactivity too', { buffered }, async t => {
   const { url, asked } = await serve(t, (one, n) => { if (n > 0) one.stream('data: x\n\n') })
-  const { data, errors } = observe(t, url, { ...FAST, inactivity: 100 })
+  const { source, data, errors } = observe(t, url, { ...FAST, inactivity: 100 })
+  source.addEventListener('message', () => source.close()) // or it would be inactive again
   await soon(() => data.length === 1, 'the second try', 8_000)
   t.match(errors, [{ code: 'inactivity', status: 0 }])
   t.equal(asked.length, 2)
