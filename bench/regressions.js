@@ -1,6 +1,6 @@
 /**
  * What must not get worse, in figures that do not depend on the machine: `node bench/regressions.js`. Builds the
- * library, prints a table, and exits with 1 where a limit is passed. It takes some seconds, and a redis-server for the last rows.
+ * library, prints a table, and exits with 1 where one is above its limit. It takes some seconds, and a redis-server for the last rows.
  *
  * The limits are a little above what was measured when they were written down. Who makes something better lowers them.
  */
@@ -14,6 +14,8 @@ import { createGunzip } from 'node:zlib'
 import { present } from './builds.js'
 
 const STREAMS = 100
+/** Streams whose memory is measured: so many that what Node compiles meanwhile, some hundred kilobytes, counts for little. */
+const IDLE = 1_000
 const TEXT = 'x'.repeat(100)
 /** An event in JSON, of some 150 bytes, whose values change. */
 const json = k => JSON.stringify({ id: `ord_${(k * 7_919_113 % 2_176_782_336).toString(36)}`, status: ['placed', 'paid', 'packed', 'shipped'][k % 4], customer: { id: k * 7_919 % 10_000, country: 'DE' }, total: k * 7_919 % 50_000 / 100, currency: 'EUR' })
@@ -173,9 +175,9 @@ async function main () {
   const width = Math.max(...Object.keys(LIMITS).map(what => what.length))
   console.log(`${''.padEnd(width)}  ${'now'.padStart(10)}  ${'limit'.padStart(10)}`)
   for (const [what, limit] of Object.entries(LIMITS)) {
-    console.log(`${what.padEnd(width)}  ${shown(found[what]).padStart(10)}  ${shown(limit).padStart(10)}${passed.some(([name]) => name === what) ? '  <- passed' : ''}`)
+    console.log(`${what.padEnd(width)}  ${shown(found[what]).padStart(10)}  ${shown(limit).padStart(10)}${passed.some(([name]) => name === what) ? '  <- above it' : ''}`)
   }
-  console.log(`${passed.length === 0 ? 'All within their limits' : `${passed.length} passed`}, in ${Math.round((performance.now() - started) / 1_000)} s, Node ${process.versions.node}`)
+  console.log(`${passed.length === 0 ? 'All within their limits' : `${passed.length} above ${passed.length === 1 ? 'its limit' : 'their limits'}`}, in ${Math.round((performance.now() - started) / 1_000)} s, Node ${process.versions.node}`)
   process.exit(passed.length === 0 ? 0 : 1)
 
   async function inMemory (server) {
@@ -218,9 +220,13 @@ async function main () {
     await sleep(200)
 
     const settled = await server.ask('settled')
-    const own = await connect(port, STREAMS, k => `c${k}`)
+    const idle = await connect(port, IDLE, k => `idle${k}`)
     await sleep(100)
-    found['heap kept an idle stream on a channel of its own, bytes'] = (await server.ask('settled') - settled) / STREAMS
+    found['heap kept an idle stream on a channel of its own, bytes'] = (await server.ask('settled') - settled) / IDLE
+    idle.leave()
+    await sleep(200)
+
+    const own = await connect(port, STREAMS, k => `c${k}`)
     await deliver(own, { events: 20 * STREAMS, channels: STREAMS }, 20) // warm
     const each = await least(() => deliver(own, { events: 20 * STREAMS, channels: STREAMS }, 20))
     found['writes a delivery, each stream on a channel of its own'] = each.writes
