@@ -14,6 +14,8 @@ import { createGunzip } from 'node:zlib'
 import { present } from './builds.js'
 
 const STREAMS = 100
+/** So many events before one counts: the code is compiled then. */
+const WARM = 1_000
 /** Streams whose memory is measured: so many that what Node compiles meanwhile, some hundred kilobytes, counts for little. */
 const IDLE = 1_000
 const TEXT = 'x'.repeat(100)
@@ -184,8 +186,8 @@ async function main () {
     const port = await server.ask('open', { dist })
     // the code is compiled, and what it keeps for ever is there
     const warm = await connect(port, STREAMS, () => 'all')
-    await server.ask('publish', { events: 200 })
-    await warm.received(200 * STREAMS)
+    await server.ask('publish', { events: WARM })
+    await warm.received(WARM * STREAMS)
     warm.leave()
     await sleep(200)
 
@@ -267,8 +269,8 @@ async function main () {
   async function bare () {
     const server = await start()
     const clients = await connect(await server.ask('bare'), STREAMS, () => 'all')
-    await server.ask('publish', { events: 200 })
-    await clients.received(200 * STREAMS)
+    await server.ask('publish', { events: WARM })
+    await clients.received(WARM * STREAMS)
     const { heap } = await least(() => delivery(server, clients, { events: 50 }, 50))
     found['heap allocated a delivery, against bare socket.write, times'] = found['heap allocated a delivery, bytes'] / heap
     clients.leave()

@@ -205,7 +205,8 @@ export class Reader<M extends Member> {
 
   /** All of its channels have ended, and it has got all that they had. */
   get ended (): boolean {
-    return this.subscriptions.length > 0 && this.subscriptions.every(({ log, start }) => start === undefined && log.ended && log.current && log.last <= this.position)
+    for (const { log, start } of this.subscriptions) if (start !== undefined || !log.ended || !log.current || log.last > this.position) return false
+    return this.subscriptions.length > 0
   }
 
   /** Some of its channels have ended, and it is not through. */
