@@ -11,6 +11,8 @@ export interface Law {
   readonly due: boolean
   /** A channel is not forgotten, and nothing of it vanishes without a trace: it is known when it is not whole. */
   readonly whole: boolean
+  /** A hint may be lost without a sign: only an entry that came through the channel itself shows it. */
+  readonly traceless: boolean
   /** The end of what can be proved is that of the present life. */
   readonly isLost: (order: number) => boolean
   /** The channel is live alone: who comes without a cursor begins where it is known what was there before. */
@@ -112,7 +114,7 @@ function judgeSpan (session: Session, span: Span, facts: readonly Fact[], truth:
     if (span.fresh && fact.executed < span.began && fact.order < began) continue
     if (cameElsewhere(fact)) continue
     const isAt = (i: number): boolean => { const item = items[i]!; return item.type === 'entry' && first.get(item.fact.uid) === i }
-    let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i))
+    let end = items.findIndex((item, i) => item.type === 'entry' && item.time >= fact.executed && item.fact.order > fact.order && isAt(i) && (!law.traceless || isOwn(item.fact)))
     if (end < 0) end = items.length
     let from = -1
     for (let i = 0; i < end; i++) {

@@ -56,7 +56,7 @@ if (worker !== undefined) {
   let failed = false
   let last = begun
   await Promise.all(Array.from({ length: WORKERS }, (_, i) => new Promise<void>((resolve, reject) => {
-    const child = fork(process.argv[1]!, [...args, 'worker', String(i)], { execArgv: process.execArgv })
+    const child = fork(process.argv[1]!, [mode, seeds, `@${from}`, 'worker', String(i)], { execArgv: process.execArgv })
     let at = 0
     child.on('message', (sums: Sums) => {
       const all = results[at]!

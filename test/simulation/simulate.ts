@@ -178,6 +178,7 @@ export async function simulate (modeName: string, seed: number, tell = false): P
     late: mode.late ?? false,
     due: mode.late !== true && mode.silentDrop === undefined && mode.limits === undefined && mode.maxEvents === undefined && mode.maxAge === undefined && mode.maxBytes === undefined && mode.retention === undefined && mode.faults?.del === undefined,
     whole: mode.late !== true && mode.silentDrop === undefined && mode.retention === undefined && mode.faults?.del === undefined,
+    traceless: mode.silentDrop !== undefined,
     isLost: order => !lives.has(truth.indexOf(order)),
     keepsNothing: name => limitsOf(name).maxEvents === 0,
     isLatest
