@@ -1,9 +1,12 @@
-/** What a stream sends to its client alone, encoded, until it is written. */
+import { defer, type Deferred } from './closing.ts'
+
+/** What a stream sends to its client alone, encoded, until it is written, and the promise of room for more. */
 export class OwnEvents {
   text = ''
   /** Of the text, in UTF-8. */
   bytes = 0
   #events = 0
+  #room: Deferred<boolean> | undefined
 
   /** @param events how many of it fire in a client */
   add (text: string, events = 0): void {
@@ -16,6 +19,18 @@ export class OwnEvents {
   prepend (text: string): void {
     this.text = text + this.text
     this.bytes += Buffer.byteLength(text)
+  }
+
+  /** Resolves with what is said of room next: all that wait for it share one promise. */
+  get room (): Promise<boolean> {
+    this.#room ??= defer()
+    return this.#room.promise
+  }
+
+  /** @param taken there is room; else the stream is closed */
+  tellRoom (taken: boolean): void {
+    this.#room?.resolve(taken)
+    this.#room = undefined
   }
 
   /** Hands all of it over. */

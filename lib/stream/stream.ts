@@ -9,7 +9,7 @@ import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, twoArguments, type SseEvent } from '../wire/event.ts'
 import type { ChannelOrName } from './channel.ts'
-import { Closing, defer, type Deferred } from './closing.ts'
+import { Closing } from './closing.ts'
 import { Gzip } from './gzip.ts'
 import type { StreamHost } from './host.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
@@ -65,7 +65,6 @@ export class Stream implements SseStream, Member, OutletOwner {
   source: Source | undefined
   /** Called when it may have become known where its subscriptions start, and when it closes. */
   onMove: (() => void) | undefined
-  #room: Deferred<boolean> | undefined
 
   constructor (host: StreamHost<Stream>, { request, response, key, lastEventId, options }: StreamInit) {
     this.#host = host
@@ -142,8 +141,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     }
     if (this.#isClosed) return NO // something that a hook put in between closed it
     if (this.state === 'open' && !this.blocked) return YES
-    this.#room ??= defer()
-    return this.#room.promise
+    return this.#own.room
   }
 
   /** @returns whether there was something */
@@ -153,12 +151,6 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#events += events
     this.#write(this.#outlet!.frame(text, bytes))
     return true
-  }
-
-  #makeRoom (): void {
-    if (this.#room === undefined || this.blocked) return
-    this.#room.resolve(true)
-    this.#room = undefined
   }
 
   // Channels
@@ -255,8 +247,8 @@ export class Stream implements SseStream, Member, OutletOwner {
         if (prime !== undefined) this.#own.add(encodeCursor(prime))
       }
       const wrote = this.#flushOwn()
-      this.#makeRoom()
       if (this.blocked || this.#isClosed) return false // something that a hook put in between closed it
+      this.#own.tellRoom(true)
       if (wrote && this.reader !== undefined) {
         // What listeners and hooks did meanwhile may have moved the ground: looked at again before anything is taken from it.
         if (--pieces === 0) return true
@@ -382,7 +374,7 @@ export class Stream implements SseStream, Member, OutletOwner {
       this.fail(error)
       outlet.destroy() // nothing of it has reached the client
     }
-    this.#makeRoom()
+    if (!this.blocked) this.#own.tellRoom(true)
     this.#tellOpened()
     if (this.reader?.behind === true) this.#host.ready(this)
     if (this.state === 'open') this.source?.start(this)
@@ -411,11 +403,11 @@ export class Stream implements SseStream, Member, OutletOwner {
       checkOptions(options, ['retry'])
       const { retry } = options
       if (retry !== undefined && !isRetry(retry)) throw new SSE_ERR_INVALID_EVENT('retry', 'must be a whole number of milliseconds >= 0', received(retry))
-      this.end('server', retry)
-      return this.done
     } catch (error) {
       return this.#host.reports.logged(Promise.reject(error), 'close failed', this.request.log)
     }
+    this.end('server', options.retry)
+    return this.done
   }
 
   /** Ends, and tells the client to come back at a time of its own. */
@@ -454,7 +446,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     if (outlet !== undefined) this.#endResponse(outlet, reason)
     this.source?.stop()
     this.#moved()
-    this.#room?.resolve(false)
+    this.#own.tellRoom(false)
     this.#closing.tell(reason)
     if (outlet !== undefined) this.#tellClosed(reason)
     // Whoever keeps a closed stream keeps neither of them.
