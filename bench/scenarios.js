@@ -81,8 +81,12 @@ export function makeScenarios (quick) {
       run: subject => withStreams(subject, [{ count: thousand }], async (server, load) => {
         const burst = { count: 300, every: 0, audience: thousand, grace: 30 }
         await publish(server, load, { ...burst, count: 30 }) // warm
-        const m = await publish(server, load, burst)
-        return { rate: m.events / m.seconds / 1e6, cpu: m.cpuPerDelivery, joined: m.joined, serverBusy: m.serverBusy, busy: m.busy }
+        // One takes from 0.03 s to 5 s: as many as fill a second.
+        const bursts = []
+        const sum = key => bursts.reduce((sum, m) => sum + m[key], 0)
+        while (bursts.length === 0 || sum('seconds') < 1) bursts.push(await publish(server, load, burst))
+        const per = key => sum(key) / bursts.length
+        return { rate: sum('events') / sum('seconds') / 1e6, cpu: sum('serverCpu') / sum('events') * 1e6, joined: per('joined'), serverBusy: per('serverBusy'), busy: per('busy') }
       })
     },
     openLoop('rate-1000', thousand, 2_000, [25, 50, 100, 200, 350, 500, 700, 1_000, 1_500, 2_000, 3_000, 4_000]),
