@@ -26,8 +26,8 @@ export interface StreamKeeper {
   closed (stream: Stream, told: Omit<StreamEvents['close'][0], 'stream'>): void
 }
 
-/** As long as any cursor that a log hands out, for measuring. */
-const ID = 'x'.repeat(24)
+/** Of the line with the id: no cursor of a log is longer than this one. */
+const ID_BYTES = measureEvent({ id: 'x'.repeat(24) }) - measureEvent({})
 
 export class Registry extends EventEmitter<SseRegistryEvents> implements StreamHost<Stream> {
   readonly streams = new Set<Stream>()
@@ -110,9 +110,10 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
   /** The call of the backplane comes before any wait: the order of the calls is the order of the log. */
   #append (channels: readonly string[], fields: Pick<NewEntry, 'kind' | 'event' | 'data' | 'serialized'>): Promise<string> {
     const { history, maxEventBytes } = this.options
-    const bytes = this.#measure({ channels, ...fields }) - measureEvent({ id: ID }) + 1
+    const entry = { channels, ...fields, limits: channels.map(name => channelLimits(history, name)) }
+    const bytes = this.#measure(entry) - ID_BYTES
     if (bytes > maxEventBytes) throw new SSE_ERR_EVENT_TOO_LARGE(bytes, maxEventBytes)
-    return this.log.append({ channels, ...fields, limits: channels.map(name => channelLimits(history, name)) })
+    return this.log.append(entry)
   }
 
   publishFrom (name: string, source: SseFeed, options: PublishFromOptions = {}): Promise<string> {
@@ -211,7 +212,7 @@ export class Registry extends EventEmitter<SseRegistryEvents> implements StreamH
 
   /** Of an entry, as encoded, its channels' names included. */
   #measure ({ channels, event, data }: Pick<Entry, 'channels' | 'event' | 'data'>): number {
-    let bytes = measureEvent({ id: ID, event, data })
+    let bytes = ID_BYTES + measureEvent({ event, data })
     for (const name of channels) bytes += Buffer.byteLength(name)
     return bytes
   }
