@@ -175,9 +175,11 @@ export class Client {
     // More than its process knows cannot be said.
     const known = this.#truth.orderOf(stream.process.log.cursorAt(stream.reader.position))
     // What came through a channel that it has left, and is refused by the filters of the others, is not sent again.
-    const isWanted = ({ kind, channels, uid }: Fact): boolean => channels.some(name => this.#names.has(name) && (kind === 'end' || this.accepts(name, uid)))
-    return session.items.some(item => item.type === 'entry' && item.fact.order > order && item.fact.order <= known &&
-      isWanted(item.fact) && !item.fact.channels.some(name => session.wentBack.has(name)))
+    // Nor does what it had before it left a channel say where it stands since it is back.
+    const isIn = (channel: string, i: number): boolean => session.spans.some(span => span.channel === channel && span.ended === Infinity && span.first <= i)
+    const isWanted = ({ kind, channels, uid }: Fact, i: number): boolean => channels.some(name => isIn(name, i) && (kind === 'end' || this.accepts(name, uid)))
+    return session.items.some((item, i) => item.type === 'entry' && item.fact.order > order && item.fact.order <= known &&
+      isWanted(item.fact, i) && !item.fact.channels.some(name => session.wentBack.has(name)))
   }
 
   // Receiving
