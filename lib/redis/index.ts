@@ -15,7 +15,7 @@ export interface RedisBackplaneOptions {
    * itself never used, changed or closed.
    */
   client: RedisClient
-  /** What all names in Redis begin with, in braces: processes with the same key are one application. @default 'sse' */
+  /** What all names in Redis begin with, in braces: processes with the same key, in the same database, are one application. @default 'sse' */
   key?: string | undefined
 }
 

@@ -189,10 +189,11 @@ function nodeRedis (client: NodeRedisClient & { options?: { socket?: object } },
   }
 }
 
-/** The key with the client's own prefix, as commands and channels name it. */
+/** The key with the client's own prefix and its database, as commands and channels name it: what is published is heard in all databases of a server. */
 export function fullKey (client: RedisClient, key: string): string {
-  const { options } = client as { options?: { keyPrefix?: string } }
-  return String(options?.keyPrefix ?? '') + key
+  const { options } = client as { options?: { keyPrefix?: string, db?: number | string, database?: number } }
+  const database = Number(options?.db ?? options?.database ?? 0)
+  return String(options?.keyPrefix ?? '') + key + (database > 0 ? `@${database}` : '')
 }
 
 /** @throws SSE_ERR_INVALID_OPTION */

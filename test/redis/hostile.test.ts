@@ -93,6 +93,26 @@ t.test('with Redis', { skip: noRedis }, async t => {
     t.equal((await two.read('news', 0)).entries.length, 2)
   })
 
+  t.test('two applications in different databases of one server know nothing of each other, though Redis tells messages to all databases', { buffered: true }, async t => {
+    const server = await RedisServer.start(t)
+    const [one, first] = await opened(t, template(server.port))
+    await one.watch(['news'])
+    for (const [i, client] of [
+      new Redis({ port: server.port, host: '127.0.0.1', lazyConnect: true, db: 1 }),
+      new Redis(`${server.url}/2`, { lazyConnect: true }),
+      createClient({ url: server.url, database: 3 }),
+      createClient({ url: `${server.url}/4` })
+    ].entries()) {
+      const [two, second] = await opened(t, client)
+      await two.watch(['news'])
+      await one.append(entry(`a ${i}`))
+      await two.append(entry(`b ${i}`))
+      await until('each heard its own', () => first.data.at(-1) === `a ${i}` && second.data.at(-1) === `b ${i}`)
+      t.same([first.story, second.story, second.data], ['mended', 'mended', [`b ${i}`]])
+    }
+    t.match(await server.command('KEYS', '{sse}'), '*1')
+  })
+
   t.test('a key of the wrong kind: a coded error for that channel alone, and no connection suffers', { buffered: true }, async t => {
     const server = await RedisServer.start(t)
     const trial = await Trial.start(t, clients.map(client => client(server.port)))
