@@ -34,11 +34,19 @@ local function begin(run, broken, above)
   if not seq then redis.call('HSET', HASH, 'forgotten', text(start)) end
 end
 
+-- Something has been in the log, as far as is known: a life that ended where it began had nothing, unless it began with a loss.
+local function used(seq)
+  for _, start, broken, last in (redis.call('HGET', HASH, 'lives') .. seq):gmatch('(%S+) (%S+) (%S+) (%S+)') do
+    if broken == '1' or last ~= start then return true end
+  end
+  return false
+end
+
 local function present()
   local h = redis.call('HMGET', HASH, 'run', 'life', 'seq', 'forgotten')
   if h[1] == ARGV[1] and tonumber(h[3]) then
     -- The set alone may have vanished: of no channel is it known any more what it had.
-    if tonumber(h[4] or 0) < tonumber(h[3]) and redis.call('EXISTS', LAST) == 0 then
+    if tonumber(h[4] or 0) < tonumber(h[3]) and redis.call('EXISTS', LAST) == 0 and used(h[3]) then
       h[4] = h[3]
       redis.call('HSET', HASH, 'forgotten', h[3])
     end

@@ -59,6 +59,21 @@ for (const maxEvents of [10_000, 5, 0]) {
   })
 }
 
+t.test('Redis is restarted with its data before anything was published: no gap, and what comes then reaches all', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t, { aof: true })
+  const one = await start(t, server.port)
+  const client = await one.open('news,more')
+  for (const text of ['first', 'second']) {
+    await server.kill()
+    await until(() => one.app.sse.stats().backplane === 'down')
+    await server.restart()
+    await until(() => one.app.sse.stats().backplane === 'up')
+    await one.app.sse.publish('news', text)
+    await until(() => texts(client).at(-1) === text)
+  }
+  t.same([texts(client), client.gaps], [['first', 'second'], []])
+})
+
 t.test('what is published right after a stream was opened reaches it, whoever publishes, however new the channel is', { skip: noRedis }, async t => {
   const server = await RedisServer.start(t)
   const two = await start(t, server.port)
