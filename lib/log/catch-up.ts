@@ -1,4 +1,4 @@
-import type { Entry, Kept, SharedBackplane } from './backplane.ts'
+import type { ChannelLimits, Entry, Kept, KeptEntry, SharedBackplane } from './backplane.ts'
 import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
 import type { Store } from './store.ts'
 
@@ -35,6 +35,11 @@ export interface CatchUpHost<M extends Member> {
   item (entry: Entry, time: number): Item
   take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void
   ready (log: ChannelLog<M>): void
+}
+
+/** The backplane keeps a channel as a whole, for longer than each of its events is worth keeping. Of an end it is known all the same. */
+export function isTooOld ({ kind, age }: KeptEntry, { maxAge }: ChannelLimits): boolean {
+  return kind === 'event' && maxAge > 0 && age > maxAge
 }
 
 /** How a channel log that lacks something becomes whole: it reads what the backplane keeps, and takes what was heard meanwhile. */
@@ -140,6 +145,12 @@ export class CatchUp<M extends Member> {
     if (after === 0) {
       log.bottom = true
       log.cut = cut
+    }
+    // What was too old when it was made is there for nobody. What came later is news to its members, however long nobody could hear it.
+    const tooOld = entries.findLast(entry => entry.seq > log.last && entry.seq <= log.begin && isTooOld(entry, log.limits))
+    if (tooOld !== undefined) {
+      this.#store.empty(log, tooOld.seq)
+      log.cut = true
     }
     for (const entry of entries) if (entry.seq > log.last) this.#push(log, this.#host.item(entry, now - entry.age))
     for (const member of log.members) member.lacked(log, after)

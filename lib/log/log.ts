@@ -1,5 +1,5 @@
 import type { Backplane, ChannelLimits, Entry, HeardEntry, Life, NewEntry, Place, Receiver, SharedBackplane } from './backplane.ts'
-import { CatchUp, NOTHING_OLDER, type Clock, type Question } from './catch-up.ts'
+import { CatchUp, isTooOld, NOTHING_OLDER, type Clock, type Question } from './catch-up.ts'
 import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
 import { ChannelLogs } from './channel-logs.ts'
 import { Lives } from './lives.ts'
@@ -182,7 +182,10 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** What is kept of a channel, for those who are not subscribed. @param newest so many at most, the newest last */
   async kept (name: string, newest: number): Promise<readonly Entry[]> {
-    if (this.#shared !== undefined) return (await this.#shared.read(name, 0, newest)).entries.filter(({ seq }) => seq > this.#floor(this.#options.limits(name)))
+    if (this.#shared !== undefined) {
+      const limits = this.#options.limits(name)
+      return (await this.#shared.read(name, 0, newest)).entries.filter(entry => entry.seq > this.#floor(limits) && !isTooOld(entry, limits))
+    }
     const log = this.channels.get(name)
     if (log === undefined) return []
     this.store.trim(log, this.#clock.now())

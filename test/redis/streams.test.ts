@@ -4,6 +4,7 @@ import t, { type Test } from 'tap'
 import { redisBackplane } from '../../lib/redis/index.ts'
 import type { SsePluginOptions } from '../../lib/index.ts'
 import { build, connect, listen, until, type Client } from '../client.ts'
+import { until as eventually } from '../log/backplane-contract.ts'
 import { Proxy } from './redis-proxy.ts'
 import { noRedis, RedisServer } from './redis-server.ts'
 
@@ -72,6 +73,29 @@ t.test('Redis is restarted with its data before anything was published: no gap, 
     await until(() => texts(client).at(-1) === text)
   }
   t.same([texts(client), client.gaps], [['first', 'second'], []])
+})
+
+t.test('what is older than maxAge is not handed out, though Redis still has it: to history(), and to a new stream, whether it is the first of its process or not', { skip: noRedis }, async t => {
+  const server = await RedisServer.start(t)
+  const maxAge = 500
+  const [one, two] = [await start(t, server.port, { maxAge }), await start(t, server.port, { maxAge })]
+  const history = async () => (await one.app.sse.channel('news').history()).map(({ data }) => data)
+  await one.app.sse.publish('news', 'old')
+  // What is new must not become too old itself while this is tried.
+  for (let i = 0; ; i++) {
+    await eventually('what was published is too old', async () => (await history()).length === 0)
+    t.equal(await server.command('XLEN', '{sse}:c:news'), `:${i + 1}\r\n`)
+    const text = `new ${i}`
+    const start = performance.now()
+    await one.app.sse.publish('news', text)
+    const kept = await history()
+    const streams = [await two.open('news', { rewind: 10 }), await two.open('news', { rewind: 10 }), await one.open('news', { rewind: 10 })]
+    for (const client of streams) await until(() => texts(client).length > 0)
+    if (performance.now() - start >= maxAge) continue
+    t.same([kept, ...streams.map(texts)], [[text], [text], [text], [text]])
+    t.same(streams.flatMap(({ gaps }) => gaps), [])
+    break
+  }
 })
 
 t.test('what is published right after a stream was opened reaches it, whoever publishes, however new the channel is', { skip: noRedis }, async t => {

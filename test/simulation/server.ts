@@ -131,10 +131,10 @@ export class Server {
 
   start (): void { this.up = !this.#dead }
 
-  get #now (): number { return this.#world.now + this.#skew }
+  get now (): number { return this.#world.now + this.#skew }
 
   execute (run: string | undefined, request: Request): Answer {
-    for (const [name, { expires }] of this.data.channels) if (expires <= this.#now) this.data.channels.delete(name)
+    for (const [name, { expires }] of this.data.channels) if (expires <= this.now) this.data.channels.delete(name)
     if (request.type === 'hello') return this.#hello(request.evidence)
     if (run !== this.run) return { life: '', seq: 0 }
     const hash = this.#present()
@@ -166,7 +166,7 @@ export class Server {
       forgotten: hash?.forgotten ?? start,
       lives,
       lost: hash?.lost ?? new Map(),
-      marked: hash?.marked ?? this.#now,
+      marked: hash?.marked ?? this.now,
       recent: hash?.recent ?? 0,
       old: hash?.old ?? 0
     }
@@ -205,7 +205,7 @@ export class Server {
       cut: prev > 0,
       last,
       ended: newest?.ended ?? false,
-      time: this.#now
+      time: this.now
     }
   }
 
@@ -218,7 +218,7 @@ export class Server {
     }
     const seq = ++hash.seq
     const prevs = channels.map(name => lasts.get(name)?.seq ?? -hash.forgotten)
-    const row: Row = { life, seq, channels, prevs, kind, data, time: this.#now }
+    const row: Row = { life, seq, channels, prevs, kind, data, time: this.now }
     this.#truth.executed(Number(data), life, seq, channels, kind, this.#world.now)
     for (const name of channels) this.#keep(name, row)
     for (const name of channels) for (const connection of this.connections) if (connection.names.has(name) && !this.#drops()) connection.push(row)
@@ -240,12 +240,12 @@ export class Server {
     channel.rows.push(row)
     // As with MAXLEN ~, some more stay for a while.
     while (channel.rows.length > maxEvents + row.seq % 3) channel.rows.shift()
-    channel.expires = this.#now + retention
+    channel.expires = this.now + retention
   }
 
   /** Channels whose entries have expired, and that were not in use for a while: no process's head is below that. */
   #forget (hash: Hash): void {
-    const now = this.#now
+    const now = this.now
     if (now - hash.marked > FORGET_AFTER || now < hash.marked) {
       hash.old = hash.recent
       hash.recent = hash.seq

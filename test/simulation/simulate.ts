@@ -95,7 +95,12 @@ export async function simulate (modeName: string, seed: number, tell = false): P
     processes: () => processes,
     publish,
     keptOf: (process, channel) => {
-      if (servers !== undefined) return servers.master.data.channels.get(channel)?.rows.map(({ data }) => Number(data)) ?? []
+      if (servers !== undefined) {
+        const { maxAge } = limitsOf(channel)
+        const { now, data } = servers.master
+        const rows = data.channels.get(channel)?.rows ?? []
+        return rows.filter(({ kind, time }) => kind === 'end' || maxAge === 0 || (now - time) * SPEED <= maxAge).map(({ data }) => Number(data))
+      }
       const log = process.log.channels.get(channel)
       return Array.from({ length: log?.events ?? 0 }, (_, i) => Number(log!.at(i).data))
     }
