@@ -128,17 +128,24 @@ for i = 3, #KEYS do redis.call('PUBLISH', KEYS[i], message) end
 -- The sweep forgets channels without a stream, some at a time, and none that was in use a minute ago: no process's head is below that.
 if seq % 16 == 0 then
   local s = redis.call('HMGET', HASH, 'marked', 'recent', 'old', 'swept')
-  local marked, old, swept = tonumber(s[1] or 0), s[3] or '0', s[4] or '0'
+  local marked, old, swept = tonumber(s[1] or 0), tonumber(s[3] or 0), math.floor(tonumber(s[4] or 0))
   if now - marked > 60000 or now - marked < 0 then redis.call('HSET', HASH, 'marked', now, 'recent', at, 'old', s[2] or '0') end
-  local found = redis.call('ZRANGEBYSCORE', LAST, '(' .. swept, old, 'WITHSCORES', 'LIMIT', 0, 32)
+  -- By rank: all channels of one event have the same score.
+  local found = redis.call('ZRANGE', LAST, text(swept), text(swept + 31), 'WITHSCORES')
+  local next = #found == 64 and swept or 0
   for i = 1, #found, 2 do
-    if redis.call('EXISTS', found[i]) == 0 then
+    if tonumber(found[i + 1]) > old then
+      next = 0
+      break
+    end
+    if redis.call('EXISTS', found[i]) == 1 then
+      if #found == 64 then next = next + 1 end
+    else
       redis.call('ZREM', LAST, found[i])
       forgotten = math.max(forgotten, math.floor(tonumber(found[i + 1])))
     end
   end
-  swept = found[64] or '0'
-  if #found > 0 or s[4] ~= swept then redis.call('HSET', HASH, 'forgotten', text(forgotten), 'swept', swept) end
+  redis.call('HSET', HASH, 'forgotten', text(forgotten), 'swept', text(next))
 end
 return { life, at }
 `

@@ -306,6 +306,22 @@ t.test('with Redis', { skip: noRedis }, async t => {
     t.same([gone.floor, gone.last], [-prev!, -prev!])
   })
 
+  t.test('channels that had one event in common are forgotten one by one, though many of them are kept for good', { buffered: true }, async t => {
+    const server = await RedisServer.start(t)
+    const client = await raw(t, server)
+    const [backplane] = await opened(t, template(server.port))
+    const names = Array.from({ length: 140 }, (_, i) => String(i).padStart(3, '0'))
+    await backplane.append(entry('a', { channels: names, limits: { maxAge: 0 } }))
+    for (const name of names.slice(40)) await client.del(`{sse}:c:${name}`)
+    for (let i = 0; i < 2; i++) {
+      // As if a minute had passed.
+      await client.hset('{sse}', 'marked', '0')
+      await Promise.all(Array.from({ length: 320 }, () => backplane.append(entry('a', { channels: ['busy'] }))))
+    }
+    t.equal(await client.zcard('{sse}:last'), 41)
+    t.equal((await backplane.read('100', 0)).last, 1)
+  })
+
   t.test('a channel that has ended may be used again when its history has expired', { buffered: true }, async t => {
     const server = await RedisServer.start(t)
     const client = await raw(t, server)
