@@ -1,4 +1,5 @@
 import { ServerResponse, type IncomingMessage } from 'node:http'
+import { constants, Http2ServerResponse } from 'node:http2'
 import { Socket } from 'node:net'
 import type { Writable } from 'node:stream'
 import { chunkOf, Frame, makeFrame } from '../wire/chunk.ts'
@@ -157,9 +158,14 @@ export class Outlet {
 
   /** Breaks the connection: what a hook put in between need not tell what is behind it, and may not have reached it yet. */
   destroy (): void {
-    this.#response.destroy()
-    this.#behind?.destroy()
+    for (const response of [this.#response, this.#behind]) if (response !== undefined) breakOff(response)
   }
+}
+
+/** HTTP/2 tells the client of an ordinary end where a response is just destroyed: the code of an error says that it broke (RFC 9113, section 7). */
+function breakOff (response: Writable | Http2ServerResponse): void {
+  if (response instanceof Http2ServerResponse && !response.stream.closed) response.stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+  response.destroy()
 }
 
 /** Whether a response is closed, so that no 'close' will come. HTTP/2's has no `destroyed` of its own, and a pipelined one whose turn never came is told nothing. */

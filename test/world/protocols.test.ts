@@ -259,6 +259,28 @@ for (const protocol of ALL) {
     t.strictSame(events(quick), [{ id, data: 'on' }])
   })
 
+  t.test(`${protocol}: a stream that breaks gives its client what was sent, and no ordinary end, as one that is through does`, async t => {
+    const app = await serve(t, protocol, { maxBufferedBytes: 10_000 })
+    app.get('/error', (request, reply) => reply.sse(async function * () {
+      yield 'one'
+      throw new Error('thrown by the test')
+    }))
+    app.get('/overflow', (request, reply) => reply.sse(async stream => {
+      await stream.send('one')
+      while (stream.state === 'open') stream.send('x'.repeat(1_000)).catch(t.fail)
+    }))
+    app.get('/through', (request, reply) => reply.sse(['one']))
+    const port = await listen(app)
+    const client = peer(t, protocol, port)
+    for (const [path, closed] of [['/error', 'aborted'], ['/overflow', 'aborted'], ['/through', 'end']] as const) {
+      const opened = await client.open(path)
+      await until(() => opened.closed, `the end of ${path}`)
+      t.equal(opened.closed, closed, path)
+      if (path !== '/overflow') t.same(datas(opened), ['one'], path)
+    }
+    t.match(app.sse.stats(), { streams: 0, closed: { error: 1, overflow: 1, end: 1 } })
+  })
+
   t.test(`${protocol}: app.close() tells every stream when to come back, and resolves though clients keep their connections`, async t => {
     const app = await serve(t, protocol, { drain: { retry: [700, 800], timeout: 4_500 } })
     const port = await listen(app)
