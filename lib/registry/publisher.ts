@@ -1,6 +1,7 @@
 import type { Log } from '../log/log.ts'
 import type { Mover } from '../delivery/pass.ts'
 import type { PublishFromOptions } from '../stream/channel.ts'
+import { onAbort } from '../stream/closing.ts'
 import { feed, type SseFeed } from '../stream/feed.ts'
 import { SSE_ERR_CHANNEL_ENDED } from '../errors.ts'
 import type { SseEvent } from '../wire/event.ts'
@@ -25,12 +26,10 @@ export class Publishers {
   /** Publishes one more. @see Publisher.run */
   async run (name: string, source: SseFeed, { signal, end = true }: PublishFromOptions): Promise<string> {
     const publisher = new Publisher(this.#host, name, end)
-    const abort = (): void => publisher.stop('aborted')
-    if (signal?.aborted === true) abort()
-    signal?.addEventListener('abort', abort, { once: true })
+    const off = signal && onAbort(signal, () => publisher.stop('aborted'))
     this.#running.set(publisher, Promise.resolve()) // from the first call of the source on
     const running = publisher.run(source).finally(() => {
-      signal?.removeEventListener('abort', abort)
+      off?.()
       this.#running.delete(publisher)
     })
     this.#running.set(publisher, running)

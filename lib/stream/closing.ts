@@ -49,3 +49,28 @@ export class Closing {
     this.#done?.resolve()
   }
 }
+
+/** What is called when a signal aborts: by one listener for all, for Node takes eleven on one signal for a leak, and says so. */
+const aborting = new WeakMap<AbortSignal, { readonly calls: Set<() => void>, readonly listener: () => void }>()
+
+/** Calls back when a signal aborts, or has aborted. @returns what takes that back: with the last one nothing is left on the signal */
+export function onAbort (signal: AbortSignal, call: () => void): () => void {
+  if (signal.aborted) {
+    call()
+    return () => {}
+  }
+  let heard = aborting.get(signal)
+  if (heard === undefined) {
+    const calls = new Set<() => void>()
+    heard = { calls, listener: () => { for (const call of calls) call() } }
+    aborting.set(signal, heard)
+    signal.addEventListener('abort', heard.listener)
+  }
+  const { calls, listener } = heard
+  calls.add(call)
+  return () => {
+    if (!calls.delete(call) || calls.size > 0) return
+    signal.removeEventListener('abort', listener)
+    aborting.delete(signal)
+  }
+}

@@ -9,7 +9,7 @@ import { compression, type Compression } from '../options.ts'
 import type { Frame } from '../wire/chunk.ts'
 import { encodeComment, encodeCursor, encodeEvent, twoArguments, type SseEvent } from '../wire/event.ts'
 import type { ChannelOrName } from './channel.ts'
-import { Closing } from './closing.ts'
+import { Closing, onAbort } from './closing.ts'
 import { Gzip } from './gzip.ts'
 import type { StreamHost } from './host.ts'
 import { isGone, onSocketClose, Outlet, type OutletOwner } from './outlet.ts'
@@ -329,10 +329,8 @@ export class Stream implements SseStream, Member, OutletOwner {
   // Opening and closing
 
   #endBy (signal: AbortSignal): void {
-    const abort = (): void => this.end('server')
-    if (signal.aborted) return abort()
-    signal.addEventListener('abort', abort, { once: true })
-    this.closed.then(() => signal.removeEventListener('abort', abort))
+    const off = onAbort(signal, () => this.end('server'))
+    if (this.state !== 'closed') this.closed.then(off)
   }
 
   /** What comes of it belongs to the request, as its onSend hooks do, and not to whoever moves streams. */

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import http from 'node:http'
 import { Transform, type Readable } from 'node:stream'
 import t from 'tap'
@@ -261,6 +262,27 @@ t.test('the option "signal" ends the stream as close() does, before the handler 
   await until(() => late.client.closed)
   t.equal(late.client.status, 200)
   t.match(app.sse.stats(), { streams: 0, subscriptions: 0, closed: { server: 1 } })
+})
+
+t.test('one signal may end any number of streams and sources: Node warns of no leak, and nothing is left on it', async t => {
+  const { app, drive } = await start(t)
+  const warnings: unknown[] = []
+  const warn = (warning: unknown): void => { warnings.push(warning) }
+  process.on('warning', warn)
+  t.teardown(() => process.off('warning', warn))
+  const controller = new AbortController()
+  const { signal } = controller
+  const driven = []
+  for (let n = 0; n < 12; n++) driven.push(await drive(undefined, { options: { signal } }))
+  const sources = Array.from({ length: 12 }, (_, n) => app.sse.channel(`of ${n}`).publishFrom((async function * () { await new Promise(() => {}) })(), { signal }))
+  driven[0]!.client.leave()
+  t.equal(await driven[0]!.stream.closed, 'client')
+  controller.abort()
+  t.same(await Promise.all(driven.slice(1).map(({ stream }) => stream.closed)), driven.slice(1).map(() => 'server'))
+  t.same(await within(Promise.all(sources), 'the sources'), sources.map(() => 'aborted'))
+  await turn()
+  t.same(warnings, [])
+  t.same(getEventListeners(signal, 'abort'), [])
 })
 
 t.test('every promise settles when the client leaves', async t => {
