@@ -71,8 +71,9 @@ export class Carrier {
     return this
   }
 
-  /** Whoever destroys it once it is piped has no use for what comes: the connection breaks, as it would for any payload. */
+  /** Whoever destroys it once it is piped has no use for what comes: the connection breaks, as it would for any payload. One that is through stays as it is. */
   destroy (): this {
+    if (this.#stream.state === 'closed') return this
     this.#stream.end('client')
     this.#stream.destroy()
     return this

@@ -5,7 +5,7 @@ import https from 'node:https'
 import net, { type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
+import { PassThrough, pipeline, type Readable } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import sse, { type SsePluginOptions } from '../../lib/index.ts'
@@ -270,15 +270,17 @@ for (const protocol of ALL) {
       while (stream.state === 'open') stream.send('x'.repeat(1_000)).catch(t.fail)
     }))
     app.get('/through', (request, reply) => reply.sse(['one']))
+    // A pipeline destroys all that it is made of, when it is through.
+    app.get('/through/a/pipeline', { onSend: async (request, reply, payload) => pipeline(payload as Readable, new PassThrough(), () => {}) }, (request, reply) => reply.sse(['one']))
     const port = await listen(app)
     const client = peer(t, protocol, port)
-    for (const [path, closed] of [['/error', 'aborted'], ['/overflow', 'aborted'], ['/through', 'end']] as const) {
+    for (const [path, closed] of [['/error', 'aborted'], ['/overflow', 'aborted'], ['/through', 'end'], ['/through/a/pipeline', 'end']] as const) {
       const opened = await client.open(path)
       await until(() => opened.closed, `the end of ${path}`)
       t.equal(opened.closed, closed, path)
       if (path !== '/overflow') t.same(datas(opened), ['one'], path)
     }
-    t.match(app.sse.stats(), { streams: 0, closed: { error: 1, overflow: 1, end: 1 } })
+    t.match(app.sse.stats(), { streams: 0, closed: { error: 1, overflow: 1, end: 2 } })
   })
 
   t.test(`${protocol}: app.close() tells every stream when to come back, and resolves though clients keep their connections`, async t => {
