@@ -30,6 +30,8 @@ export class Carrier {
 
   pipe (destination: Writable): Writable {
     const native = destination === this.#response as unknown
+    // What a hook put in between is dead: Fastify finds that out, and answers with an error.
+    if (!native && destination.destroyed) return destination
     const compression = this.#onOpen(native)
     if (compression === false) return destination
     if (native) {

@@ -175,3 +175,15 @@ t.test('a hook that keeps the payload and destroys it while it is sent breaks th
     await within(app.close(), 'app.close()')
   }
 })
+
+t.test('a hook that pipes the payload into what is destroyed already is answered with an error', async t => {
+  const app = await build(t, {}, { logger: { level: 'silent' } })
+  app.get('/', {
+    onSend: async (request, reply, payload) => typeof payload === 'string' ? payload : (payload as Readable).pipe(new PassThrough().destroy())
+  }, (request, reply) => reply.sse(app.sse.channel('a')))
+  const client = await within(connect(await listen(app)), 'the answer')
+  t.equal(client.status, 500)
+  await until(() => client.closed)
+  t.equal(app.sse.stats().streams, 0)
+  await within(app.close(), 'app.close()')
+})
