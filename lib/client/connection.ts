@@ -34,6 +34,8 @@ export async function connect ({ url, init, headers: ask, maxEventLength, fetch 
     await null
     signal.throwIfAborted()
     const given = await ask()
+    // A `fetch` of one's own need not look at the signal before it sends.
+    signal.throwIfAborted()
     code = 'request'
     const headers = new Headers(given)
     if (!headers.has('accept')) headers.set('accept', 'text/event-stream')

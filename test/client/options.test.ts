@@ -199,3 +199,22 @@ t.test('what the option fetch gives is read, and its requests are those of fetch
   source.close()
   t.match(calls[0], ['http://127.0.0.1/x', { method: 'GET', credentials: 'omit', cache: 'no-store' }])
 })
+
+t.test('headers that come after the client was closed, or has given their try up, ask nothing of the option fetch', { buffered }, async t => {
+  const calls: unknown[] = []
+  // One of somebody's own, that knows of no signal.
+  const fetch: SseClientOptions['fetch'] = async (...args) => {
+    calls.push(args)
+    return new Response()
+  }
+  const late: Array<() => void> = []
+  const headers = (): Promise<{}> => new Promise(resolve => late.push(() => resolve({})))
+  const closed = observe(t, 'http://127.0.0.1/x', { body: 'x', headers, fetch })
+  const hung = observe(t, 'http://127.0.0.1/x', { ...FAST, inactivity: 50, headers, fetch })
+  await soon(() => late.length >= 2 && hung.errors.length >= 2, 'two tries to be given up')
+  closed.source.close()
+  hung.source.close()
+  for (const come of late) come()
+  await pause(20)
+  t.same(calls, [])
+})
