@@ -25,8 +25,8 @@ export interface SseClientOptions {
   withCredentials?: boolean | undefined
   /** Closes the client when it aborts. @default none */
   signal?: AbortSignal | undefined
-  /** Where to resume from: sent as `Last-Event-ID` with the first request. @default '' (nothing is sent) */
-  lastEventId?: string | undefined
+  /** Where to resume from: sent as `Last-Event-ID` with the first request. `null`, as a storage gives it that has none, is none. @default '' (nothing is sent) */
+  lastEventId?: string | null | undefined
   /**
    * ms. A try waits for what the server said (`retry:`, else 3,000 or `max`), and after n failures in a row for up to 2^n times that,
    * chosen at random. `min`: never less. `max`: never more, unless the server asks for more. @default { min: 100, max: 60_000 }
@@ -67,7 +67,7 @@ export interface Settings {
 export function resolve (url: string | URL, options: SseClientOptions): Settings {
   const {
     headers = {}, body = null, method = body === null ? 'GET' : 'POST', credentials = options.withCredentials ? 'include' : 'same-origin',
-    retry: { min = DEFAULT_RETRY_MIN, max = DEFAULT_RETRY_MAX } = {}, maxEventLength = DEFAULT_MAX_EVENT_LENGTH, lastEventId = '', inactivity
+    retry: { min = DEFAULT_RETRY_MIN, max = DEFAULT_RETRY_MAX } = {}, maxEventLength = DEFAULT_MAX_EVENT_LENGTH, lastEventId, inactivity
   } = options
   for (const [name, value] of Object.entries({ min, max, inactivity: inactivity ?? 0, maxEventLength })) {
     if (!(value >= 0)) throw new TypeError(`option ${name} must be >= 0, got ${value}`)
@@ -84,7 +84,7 @@ export function resolve (url: string | URL, options: SseClientOptions): Settings
     init,
     isSafe: /^(GET|HEAD)$/.test(init.method),
     headers: typeof headers === 'function' ? headers : () => headers,
-    lastEventId,
+    lastEventId: lastEventId ?? '',
     min,
     max,
     inactivity,

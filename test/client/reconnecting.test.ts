@@ -43,6 +43,15 @@ t.test('lastEventId says where to start; an id is sent as UTF-8, and an empty on
   t.same(asked.map(({ headers }) => headers['last-event-id'] && Buffer.from(headers['last-event-id'] as string, 'latin1').toString()), ['5-1', 'ä€😀', undefined])
 })
 
+t.test('a lastEventId of null, as a storage gives it that has none, is no id', { buffered }, async t => {
+  const { url, asked } = await serve(t, one => one.stream('data: a\n\n'))
+  const { source, told } = observe(t, url, { lastEventId: null })
+  t.equal(source.lastEventId, '')
+  await soon(() => told.some(({ type }) => type === 'message'), 'the event')
+  t.equal(told.find(({ type }) => type === 'message')!.id, '', 'and not the text "null", which would be stored and sent')
+  t.equal(asked[0]!.headers['last-event-id'], undefined)
+})
+
 t.test('429 and 503 wait as long as Retry-After says, and the client comes back', { buffered }, async t => {
   for (const status of [429, 503]) {
     const { url, asked } = await serve(t, (one, n) => {
