@@ -32,7 +32,12 @@ class Client extends EventTarget {
 
   constructor (url: string | URL, options: SseClientOptions = {}) {
     super()
-    for (const name of ['open', 'message', 'error', 'status'] as const) this.addEventListener(name, event => this[`on${name}`]?.(event))
+    for (const name of ['open', 'message', 'error', 'status'] as const) {
+      this.addEventListener(name, event => {
+        const handler: unknown = this[`on${name}`]
+        if (typeof handler === 'function') handler.call(this, event)
+      })
+    }
     const settings = resolve(url, options)
     this.url = settings.url
     this.withCredentials = settings.init.credentials === 'include'

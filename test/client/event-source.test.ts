@@ -64,6 +64,19 @@ t.test('onopen, onmessage and onerror are called as the listeners are, with the 
   t.equal(told.filter(type => type === 'message').length, before, 'and not after null')
 })
 
+t.test('a handler that is no function is none, as one that was made by `wanted && handler`', { buffered }, async t => {
+  const { url } = await serve(t, one => {
+    one.stream('data: a\n\n')
+    one.response.end()
+  })
+  const { source, told } = observe(t, url, FAST)
+  for (const name of ['onopen', 'onmessage', 'onerror', 'onstatus'] as const) source[name] = false as unknown as null
+  // What a handler throws ends the process, and this test.
+  await soon(() => ['open', 'message', 'error', 'status'].every(one => told.some(({ type }) => type === one)), 'an event of each kind')
+  await pause(10)
+  t.same(told.slice(0, 3).map(({ type }) => type), ['status', 'open', 'message'])
+})
+
 t.test('an event is a MessageEvent with data, lastEventId and the origin of the stream', { buffered }, async t => {
   const { url } = await serve(t, one => one.stream('id: 1\ndata: a\n\nevent: tick\ndata\n\nid\ndata: c\n\n'))
   const source = new SseClient(url)
