@@ -91,9 +91,13 @@ export async function read (): Promise<void> {
   }
 }
 
+// Each is an EventTarget, as an EventSource is: it goes to whatever takes one.
+export const targets: EventTarget[] = [text, data, source]
+
 // Any event, where none is named.
 const any = new SseClient('/events')
 any.addEventListener('whatever', event => event.data.anything)
 any.onmessage = event => event.data.anything
+export const target: EventTarget = any
 // @ts-expect-error no such option
 export const wrong = new SseClient('/events', { heartbeat: 1 })

@@ -67,8 +67,8 @@ interface Always { 'sse.gap': TypedMessageEvent<Gap>, 'sse.end': TypedMessageEve
 type EventMap<Events> = { [Name in keyof Events & string]: TypedMessageEvent<Events[Name]> } & Always
 
 interface Listeners<Map> {
-  addEventListener<Name extends keyof Map> (name: Name, listener: Listener<Map[Name]>, options?: ListenerOptions | boolean): void
-  removeEventListener<Name extends keyof Map> (name: Name, listener: Listener<Map[Name]>, options?: ListenerOptions | boolean): void
+  addEventListener<Name extends keyof Map> (name: Name, listener: Listener<Map[Name]> | null, options?: ListenerOptions | boolean): void
+  removeEventListener<Name extends keyof Map> (name: Name, listener: Listener<Map[Name]> | null, options?: ListenerOptions | boolean): void
   onmessage: ((event: 'message' extends keyof Map ? Map['message'] : never) => unknown) | null
 }
 
