@@ -208,7 +208,9 @@ export class Shared implements Source {
     if (signal.kind === 'status') return this.#stand(signal)
     const { lastEventId } = signal
     if (lastEventId && (signal.kind === 'id' || signal.hasId)) {
-      if (this.#seen.has(lastEventId)) return
+      // A gap has the id of what came before it, which a tab may have had.
+      const isGap = signal.kind === 'event' && signal.type === 'sse.gap'
+      if (this.#seen.has(lastEventId) && !isGap) return
       this.#seen.add(lastEventId)
       if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.values().next().value!) // the oldest
       this.#lastEventId = lastEventId

@@ -4,7 +4,8 @@ import t from 'tap'
 import { resolve } from '../../lib/client/options.ts'
 import { Shared } from '../../lib/client/shared.ts'
 import type { Signal } from '../../lib/client/signal.ts'
-import { soon } from '../client.ts'
+import { build, soon } from '../client.ts'
+import { FAST, observe } from './server.ts'
 
 // What other tabs say, by hand. Real tabs are in share.test.ts.
 
@@ -50,4 +51,33 @@ t.test('a tab of a stream without ids, which never meets the leader\'s, keeps no
     return first.deref() === undefined
   }, 'the first to be let go')
   t.same(told, Array.from({ length: count }, (_, n) => String(n)), 'each once, from its own connection')
+})
+
+t.test('a gap has the id of what the tab had last, where another channel of the stream goes on from there: it is told', async t => {
+  const app = await build(t, { retry: 5, history: { maxEvents: 2 } }, { forceCloseConnections: true })
+  app.get('/both', (request, reply) => reply.sse([app.sse.channel('busy'), app.sse.channel('quiet')]))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const url = `${app.listeningOrigin}/both`
+  const { source, told } = observe(t, url, { ...FAST, share: true })
+  await soon(() => source.lastEventId !== '', 'the stream')
+  await app.sse.channel('busy').publish('seen')
+  await soon(() => told.some(({ data }) => data === 'seen'), 'the event')
+  for (const stream of app.sse.streams) stream.close()
+  for (let n = 0; n < 5; n++) await app.sse.channel('busy').publish(`later ${n}`)
+  await soon(() => told.some(({ data }) => data === 'later 4'), 'what is kept')
+  t.match(told.filter(({ data }) => data !== undefined).map(({ type, data }) => [type, data]), [
+    ['message', 'seen'], ['sse.gap', '{"reason":"expired","channels":["busy"]}'], ['message', 'later 3'], ['message', 'later 4']
+  ])
+})
+
+t.test('a gap that the leader tells is told, also where a tab has had its id; an event that it has had is not', async t => {
+  const told: string[] = []
+  const shared = new Shared(resolve('http://127.0.0.1/', {}), signal => { if (signal.kind === 'event') told.push(signal.data) }, Connection, () => {})
+  t.teardown(() => shared.close())
+  const one = (type: string, data: string): Signal => ({ kind: 'event', type, data, origin: '', hasId: true, lastEventId: 'x-1' })
+  Connection.tell({ kind: 'status', status: 'open' })
+  Connection.tell(one('message', 'a'))
+  fromLeader({ kind: 'here', status: 'open', ids: ['x-1'] }) // they meet: from here on it follows
+  for (const [type, data] of [['sse.gap', 'reset'], ['message', 'a']] as const) fromLeader(one(type, data))
+  t.same(told, ['a', 'reset'])
 })
