@@ -36,7 +36,8 @@ export class Shared implements Source {
   readonly #tell: (signal: Signal) => void
   readonly #Connect: Connect
   readonly #name: string
-  readonly #seen = new Set<string>()
+  /** Ids that this tab has had, and whether it had an event with it: one that came alone may be that of an event of a channel that the stream joins later. */
+  readonly #seen = new Map<string, boolean>()
   /** Ends with the client. */
   readonly #life = new AbortController()
   /** Ends with the client too, and before, with a page that is frozen: a browser keeps none that holds a lock. */
@@ -208,11 +209,12 @@ export class Shared implements Source {
     if (signal.kind === 'status') return this.#stand(signal)
     const { lastEventId } = signal
     if (lastEventId && (signal.kind === 'id' || signal.hasId)) {
+      const had = this.#seen.get(lastEventId)
       // A gap has the id of what came before it, which a tab may have had.
       const isGap = signal.kind === 'event' && signal.type === 'sse.gap'
-      if (this.#seen.has(lastEventId) && !isGap) return
-      this.#seen.add(lastEventId)
-      if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.values().next().value!) // the oldest
+      if (signal.kind === 'id' ? had !== undefined : had && !isGap) return
+      this.#seen.set(lastEventId, had || (signal.kind === 'event' && !isGap))
+      if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.keys().next().value!) // the oldest
       this.#lastEventId = lastEventId
       if (signal.kind === 'event') this.#eventId = lastEventId
     }

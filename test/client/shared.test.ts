@@ -81,3 +81,18 @@ t.test('a gap that the leader tells is told, also where a tab has had its id; an
   for (const [type, data] of [['sse.gap', 'reset'], ['message', 'a']] as const) fromLeader(one(type, data))
   t.same(told, ['a', 'reset'])
 })
+
+t.test('an event is told whose id came alone before: of a channel that the stream has joined since', async t => {
+  const app = await build(t, { history: { channel: name => name === 'value' ? { latest: true } : undefined } }, { forceCloseConnections: true })
+  app.get('/events', (request, reply) => reply.sse(app.sse.channel('news')))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const id = await app.sse.channel('value').publish('newest')
+  const plain = observe(t, `${app.listeningOrigin}/events`)
+  const sharing = observe(t, `${app.listeningOrigin}/events`, { share: true })
+  await soon(() => [plain, sharing].every(({ source }) => source.lastEventId === id), 'where the log stands')
+  for (const stream of app.sse.streams) stream.subscribe('value')
+  await soon(() => plain.data.length === 1, 'the value')
+  await app.sse.channel('news').publish('next')
+  await soon(() => [plain, sharing].every(({ data }) => data.at(-1) === 'next'), 'the next event')
+  t.same([plain.data, sharing.data], [['newest', 'next'], ['newest', 'next']])
+})
