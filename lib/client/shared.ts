@@ -140,7 +140,7 @@ export class Shared implements Source {
     this.#isRefused = this.#canFollow = false
     const own: Source = new this.#Connect({ ...this.#settings, lastEventId: this.#lastEventId }, signal => {
       if (own !== this.#own) return
-      if (this.#isLeader && !(signal.kind === 'id' && this.#seen.has(signal.lastEventId))) this.#post(signal)
+      if (this.#isLeader && !this.#isKnown(signal)) this.#post(signal)
       this.#take(signal)
       if (signal.kind === 'event') clearTimeout(this.#quiet)
       else if (signal.kind === 'status') {
@@ -207,18 +207,26 @@ export class Shared implements Source {
 
   #take (signal: Signal): void {
     if (signal.kind === 'status') return this.#stand(signal)
+    if (this.#isKnown(signal)) return
     const { lastEventId } = signal
     if (lastEventId && (signal.kind === 'id' || signal.hasId)) {
       const had = this.#seen.get(lastEventId)
       // A gap has the id of what came before it, which a tab may have had.
       const isGap = signal.kind === 'event' && signal.type === 'sse.gap'
-      if (signal.kind === 'id' ? had !== undefined : had && !isGap) return
+      if (signal.kind === 'event' && had && !isGap) return
       this.#seen.set(lastEventId, had || (signal.kind === 'event' && !isGap))
       if (this.#seen.size > MAX_SEEN) this.#seen.delete(this.#seen.keys().next().value!) // the oldest
       this.#lastEventId = lastEventId
       if (signal.kind === 'event') this.#eventId = lastEventId
+      // The stream had gone back for a channel that it joined, and stands again where it was: what it told meanwhile is older.
+      else if (had !== undefined) this.#eventId = had ? lastEventId : ''
     }
     this.#tell(signal)
+  }
+
+  /** It stands there already. */
+  #isKnown (signal: Signal): boolean {
+    return signal.kind === 'id' && signal.lastEventId === this.#lastEventId && this.#seen.has(signal.lastEventId)
   }
 
   /** Tells where the connection stands, unless that is known. */

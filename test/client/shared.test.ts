@@ -20,7 +20,10 @@ class Channel {
   close (): void {}
 }
 Object.assign(globalThis, { BroadcastChannel: Channel })
-Object.defineProperty(globalThis, 'navigator', { value: { locks: { request: () => new Promise(() => {}) } }, configurable: true }) // another tab leads
+const navigatorOf = (request: (name: string, options: unknown, run: () => Promise<void>) => Promise<void>): void => {
+  Object.defineProperty(globalThis, 'navigator', { value: { locks: { request } }, configurable: true })
+}
+navigatorOf(() => new Promise(() => {})) // another tab leads
 
 /** A connection of one's own, by hand. */
 class Connection {
@@ -95,4 +98,24 @@ t.test('an event is told whose id came alone before: of a channel that the strea
   await app.sse.channel('news').publish('next')
   await soon(() => [plain, sharing].every(({ data }) => data.at(-1) === 'next'), 'the next event')
   t.same([plain.data, sharing.data], [['newest', 'next'], ['newest', 'next']])
+})
+
+t.test('a leader says where its stream stands, also where it has had what it tells: a tab that comes meets it there and no earlier', async t => {
+  const posted: any[] = []
+  Channel.prototype.postMessage = (message?: unknown) => { posted.push(message) }
+  navigatorOf((name, options, run) => run())
+  t.teardown(() => { Channel.prototype.postMessage = () => {} })
+  const told: Signal[] = []
+  const shared = new Shared(resolve('http://127.0.0.1/', {}), signal => { told.push(signal) }, Connection, () => {})
+  t.teardown(() => shared.close())
+  Connection.tell({ kind: 'status', status: 'open' })
+  const one = (id: string): Signal => ({ kind: 'event', type: 'message', data: id, origin: '', hasId: true, lastEventId: id })
+  const at = (id: string): Signal => ({ kind: 'id', lastEventId: id })
+  // The stream goes back for a channel that it joins, and says then how far it had been.
+  for (const signal of [one('x-3'), at('x-3'), one('x-1'), at('x-1'), at('x-3'), at('x-3')]) Connection.tell(signal)
+  for (const [whom, heard] of [['the tab itself', told], ['the others', posted]] as const) {
+    t.match(heard.filter(({ kind }) => kind === 'event' || kind === 'id'), [one('x-3'), one('x-1'), at('x-3')], `${whom}: each place once`)
+  }
+  fromLeader({ kind: 'hello' })
+  t.match(posted.at(-1), { kind: 'here', ids: ['x-3', 'x-3'] })
 })
