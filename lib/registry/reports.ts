@@ -1,4 +1,3 @@
-import { AsyncResource } from 'node:async_hooks'
 import type { EventEmitter } from 'node:events'
 import type { FastifyBaseLogger } from 'fastify'
 import { isThenable } from '../checks.ts'
@@ -15,9 +14,6 @@ export class Reports implements StreamReports {
   /** publish() calls that failed while the backplane is down, and whose failure nobody handled. */
   #unpublished = 0
   #compressionFailed = false
-  #telling = false
-  /** To be told after what is being told, each in its own context. */
-  readonly #later: Array<() => void> = []
 
   constructor (emitter: EventEmitter<SseRegistryEvents>, logger: FastifyBaseLogger) {
     this.#emitter = emitter
@@ -56,30 +52,7 @@ export class Reports implements StreamReports {
 
   /** Emits, and logs a listener that throws or rejects: it must not break a pass, or end the process. */
   announce<Name extends keyof SseRegistryEvents> (name: Name, ...args: SseRegistryEvents[Name]): void {
-    this.announceAll(name, [args])
-  }
-
-  /** Several of a kind, with nothing in between. */
-  announceAll<Name extends keyof SseRegistryEvents> (name: Name, all: ReadonlyArray<SseRegistryEvents[Name]>): void {
-    if (this.#emitter.listenerCount(name) > 0) this.inOrder(() => { for (const args of all) this.#emit(name, args) })
-  }
-
-  /** What a listener brings about is told when all have heard what that listener was told: each hears things in the order in which they happened. */
-  inOrder (tell: () => void): void {
-    if (this.#telling) {
-      this.#later.push(AsyncResource.bind(tell))
-      return
-    }
-    this.#telling = true
-    try {
-      tell()
-      for (let next = this.#later.shift(); next !== undefined; next = this.#later.shift()) next()
-    } finally {
-      this.#telling = false
-    }
-  }
-
-  #emit<Name extends keyof SseRegistryEvents> (name: Name, args: SseRegistryEvents[Name]): void {
+    if (this.#emitter.listenerCount(name) === 0) return
     const failed = (err: unknown): void => this.#logger.error({ err }, `a listener of the event "${name}" failed`)
     for (const listener of this.#emitter.rawListeners(name)) {
       try {

@@ -41,9 +41,6 @@ export interface StreamCounters {
 /** Who is told of streams. */
 export interface StreamReports {
   announce<Name extends keyof StreamEvents> (name: Name, ...args: StreamEvents[Name]): void
-  announceAll<Name extends keyof StreamEvents> (name: Name, all: ReadonlyArray<StreamEvents[Name]>): void
-  /** Calls once all that was announced before is told. */
-  inOrder (call: () => void): void
   /** A failure that nobody handles. */
   logged<T> (promise: Promise<T>, what: string, log: FastifyBaseLogger): Promise<T>
   /** Of a segment: it went as it is. */

@@ -166,7 +166,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#host.counters.subscriptions += joined.length
     if (this.state === 'open') this.#host.ready(this)
     // Last: a listener may subscribe, unsubscribe or close the stream.
-    this.#inContext(() => this.#host.reports.announceAll('subscribe', joined.map(channel => [{ channel, stream: this }])))
+    this.#inContext(() => { for (const channel of joined) this.#host.reports.announce('subscribe', { channel, stream: this }) })
     return this
   }
 
@@ -183,7 +183,7 @@ export class Stream implements SseStream, Member, OutletOwner {
 
   #left (names: readonly string[]): void {
     this.#host.counters.subscriptions -= names.length
-    this.#host.reports.announceAll('unsubscribe', names.map(channel => [{ channel, stream: this }]))
+    for (const channel of names) this.#host.reports.announce('unsubscribe', { channel, stream: this })
   }
 
   lacked (log: ChannelLog, after: number): void {
@@ -211,8 +211,10 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#events += gaps.length
     this.#host.counters.gaps += gaps.length
     this.#inContext(() => {
-      for (const { reason, channels } of gaps) this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
-      this.#host.reports.announceAll('gap', gaps.map(gap => [{ stream: this, ...gap }]))
+      for (const { reason, channels } of gaps) {
+        this.request.log.debug({ reason, channels, cursor, lastEventId: this.lastEventId }, 'stream gap')
+        this.#host.reports.announce('gap', { stream: this, reason, channels })
+      }
     })
   }
 
@@ -446,7 +448,7 @@ export class Stream implements SseStream, Member, OutletOwner {
     this.#closing.tell(reason)
     if (outlet !== undefined) this.#tellClosed(reason)
     // Whoever keeps a closed stream keeps neither of them.
-    host.reports.inOrder(() => { this.reader = this.source = undefined })
+    this.reader = this.source = undefined
   }
 
   #endResponse (outlet: Outlet, reason: CloseReason): void {

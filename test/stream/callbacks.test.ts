@@ -138,37 +138,6 @@ t.test('each stream that opens is told once as open and once as closed, in this 
   t.match(app.sse.stats(), { streams: 0, opened: 3, closed: { server: 2, error: 1 } })
 })
 
-for (const [what, act] of Object.entries<(stream: SseStream) => unknown>({
-  'closes the stream': stream => stream.close(),
-  'unsubscribes from everything': stream => stream.unsubscribe(['a', 'b', 'c']),
-  'unsubscribes, and subscribes again': stream => stream.unsubscribe(['a', 'b']).subscribe(['b', 'c'])
-})) {
-  for (const place of ['open', 'subscribe', 'unsubscribe', 'gap'] as const) {
-    t.test(`a listener of "${place}" that ${what}: those after it hear what happened in its order`, async t => {
-      const { app, drive } = await start(t)
-      let times = 0
-      app.sse.on(place, ({ stream }: { stream: SseStream }) => { if (times++ < 3) act(stream) })
-      const there = new Set<string>()
-      const told: string[] = []
-      const wrong: string[] = []
-      const tell = (event: string, right: unknown): void => { told.push(event); if (!right) wrong.push(told.join(', ')) }
-      app.sse.on('open', () => tell('open', !told.includes('close')))
-      app.sse.on('subscribe', ({ channel }) => { tell(`+${channel}`, !there.has(channel) && !told.includes('close')); there.add(channel) })
-      app.sse.on('unsubscribe', ({ channel }) => tell(`-${channel}`, there.delete(channel) && !told.includes('close')))
-      app.sse.on('gap', () => tell('gap', !told.includes('close')))
-      const joins = told.filter.bind(told, (event: string) => event.startsWith('+'))
-      app.sse.on('close', ({ stream }) => tell('close', told.includes('open') && !told.includes('close') && there.size === 0 && (what !== 'closes the stream' || place === 'unsubscribe' || stream.channels.size === joins().length)))
-      const { stream } = await drive(stream => stream.subscribe(['a', 'b'], { lastEventId: 'garbage' }))
-      await turn()
-      stream.unsubscribe(['a', 'b'])
-      if (stream.state === 'open') t.same([...there].sort(), [...stream.channels].sort())
-      await stream.close()
-      t.same(wrong, [])
-      t.equal(told.at(-1) === 'close', told.includes('open'))
-    })
-  }
-}
-
 t.test('what unsubscribe() does to a closed stream is nothing', async t => {
   const { app, drive } = await start(t)
   const told: string[] = []
