@@ -31,14 +31,14 @@ export interface CatchUpHost<M extends Member> {
   readonly life: string | undefined
   readonly head: number
   /** What lies up to here counts as gone. */
-  floorOf (log: ChannelLog<M>): number
+  floorOf (limits: ChannelLimits): number
   item (entry: Entry, time: number): Item
   take (log: ChannelLog<M>, item: Item, prev: number | undefined, now: number): void
   ready (log: ChannelLog<M>): void
 }
 
 /** The backplane keeps a channel as a whole, for longer than each of its events is worth keeping. Of an end it is known all the same. */
-export function isTooOld ({ kind, age }: KeptEntry, { maxAge }: ChannelLimits): boolean {
+function isTooOld ({ kind, age }: KeptEntry, { maxAge }: ChannelLimits): boolean {
   return kind === 'event' && maxAge > 0 && age > maxAge
 }
 
@@ -113,9 +113,15 @@ export class CatchUp<M extends Member> {
   /** Reads without what counts as gone. */
   async #read (log: ChannelLog<M>, after: number): Promise<Kept> {
     const kept = await this.#shared.read(log.name, after, undefined, this.#store.room)
-    const floor = this.#host.floorOf(log)
+    const floor = this.#host.floorOf(log.limits)
     const { entries } = kept
     return entries.length === 0 || entries[0]!.seq > floor ? kept : { ...kept, entries: entries.filter(({ seq }) => seq > floor), floor: Math.max(kept.floor, floor), cut: true }
+  }
+
+  /** The newest that is kept of a channel, without what counts as gone, for those who are not subscribed. */
+  async kept (name: string, limits: ChannelLimits, newest: number): Promise<readonly Entry[]> {
+    const { entries } = await this.#shared.read(name, 0, newest)
+    return entries.filter(entry => entry.seq > this.#host.floorOf(limits) && !isTooOld(entry, limits))
   }
 
   #loadLater (log: ChannelLog<M>, asking: object): void {

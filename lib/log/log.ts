@@ -1,5 +1,5 @@
 import type { Backplane, ChannelLimits, Entry, HeardEntry, Life, NewEntry, Place, Receiver, SharedBackplane } from './backplane.ts'
-import { CatchUp, isTooOld, NOTHING_OLDER, type Clock, type Question } from './catch-up.ts'
+import { CatchUp, NOTHING_OLDER, type Clock, type Question } from './catch-up.ts'
 import type { ChannelLog, Item, Member, Older } from './channel-log.ts'
 import { ChannelLogs } from './channel-logs.ts'
 import { Lives } from './lives.ts'
@@ -64,7 +64,7 @@ export class Log<M extends Member = Member> implements Receiver {
     this.#catchUp = new CatchUp<M>(shared, this.store, clock, {
       get life () { return log.#life },
       get head () { return log.head },
-      floorOf: ({ limits }) => this.#floor(limits),
+      floorOf: limits => this.#floor(limits),
       item: (entry, time) => this.#item(entry, time),
       take: (log, item, prev, now) => this.#take(log, item, prev, now),
       ready: log => host.ready(log)
@@ -182,10 +182,7 @@ export class Log<M extends Member = Member> implements Receiver {
 
   /** What is kept of a channel, for those who are not subscribed. @param newest so many at most, the newest last */
   async kept (name: string, newest: number): Promise<readonly Entry[]> {
-    if (this.#shared !== undefined) {
-      const limits = this.#options.limits(name)
-      return (await this.#shared.read(name, 0, newest)).entries.filter(entry => entry.seq > this.#floor(limits) && !isTooOld(entry, limits))
-    }
+    if (this.#catchUp !== undefined) return await this.#catchUp.kept(name, this.#options.limits(name), newest)
     const log = this.channels.get(name)
     if (log === undefined) return []
     this.store.trim(log, this.#clock.now())

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { CloseReason } from './sse-stream.ts'
 
 /** A promise that is made when somebody first asks for it. */
@@ -50,27 +51,14 @@ export class Closing {
   }
 }
 
-/** What is called when a signal aborts: by one listener for all, for Node takes eleven on one signal for a leak, and says so. */
-const aborting = new WeakMap<AbortSignal, { readonly calls: Set<() => void>, readonly listener: () => void }>()
-
-/** Calls back when a signal aborts, or has aborted. @returns what takes that back: with the last one nothing is left on the signal */
+/** Calls back when a signal aborts, or has aborted. @returns what takes that back: nothing is left on the signal */
 export function onAbort (signal: AbortSignal, call: () => void): () => void {
   if (signal.aborted) {
     call()
     return () => {}
   }
-  let heard = aborting.get(signal)
-  if (heard === undefined) {
-    const calls = new Set<() => void>()
-    heard = { calls, listener: () => { for (const call of calls) call() } }
-    aborting.set(signal, heard)
-    signal.addEventListener('abort', heard.listener)
-  }
-  const { calls, listener } = heard
-  calls.add(call)
-  return () => {
-    if (!calls.delete(call) || calls.size > 0) return
-    signal.removeEventListener('abort', listener)
-    aborting.delete(signal)
-  }
+  // One may end any number of streams, and Node takes eleven listeners for a leak.
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', call, { once: true })
+  return () => signal.removeEventListener('abort', call)
 }
